@@ -1,0 +1,50 @@
+# The words of the project. CI calls the same ones a person does.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: quickstart test check install lock format size clean test-quality help
+
+help: ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+install: $(INSTALLED) ## make .venv with the pinned dependencies
+
+$(INSTALLED): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Lorimer needs Python 3.11 or newer; set PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $(INSTALLED)
+
+quickstart: $(INSTALLED) ## the whole story on real data, ends with a served adapter
+	$(BIN)/lorimer quickstart
+
+test: $(INSTALLED) ## the tests (no network, no downloads)
+	$(BIN)/pytest
+
+check: $(INSTALLED) ## lint, format, types, import contract
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test-quality: $(INSTALLED) ## the slow ones: the real base learns the help desk
+	$(BIN)/pytest -m real_base
+
+format: $(INSTALLED) ## put the source in its form
+	$(BIN)/ruff check --fix src tests
+	$(BIN)/ruff format src tests
+
+lock: ## pin what a fresh environment resolves to
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet torch==2.13.0 '.[dev]'
+	.venv-lock/bin/pip freeze --exclude lorimer | sed 's/+cpu//' > requirements.lock
+	rm -rf .venv-lock build src/lorimer.egg-info
+
+size: ## lines of each room, source and tests
+	@for room in $$(ls src/lorimer); do printf '%-16s %6s\n' $$room $$(find src/lorimer/$$room -name '*.py' | xargs cat | wc -l); done
+	@printf '%-16s %6s\n' tests $$(find tests -name '*.py' | xargs cat | wc -l)
+
+clean: ## remove what make made
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/lorimer.egg-info

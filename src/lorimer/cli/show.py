@@ -1,0 +1,94 @@
+"""How the things a pipeline makes are shown while it runs: bars on stderr, tables on stdout."""
+
+from collections.abc import Iterable, Iterator
+
+from rich.progress import Progress, TaskID
+from rich.table import Table
+
+from lorimer.cli.console import console, error_console, progress_bar
+from lorimer.data.dataset import Dataset
+from lorimer.evaluation.evaluate import Answer
+from lorimer.evaluation.gates import GateResult
+from lorimer.evaluation.page import report_folder
+from lorimer.evaluation.report import EvalReport
+from lorimer.evaluation.statistics import Proportion
+from lorimer.evaluation.task import Task
+from lorimer.model.base import Base
+from lorimer.pipeline import Made
+from lorimer.registry.records import AdapterVersion, Alias
+from lorimer.training.loop import StepMetrics
+from lorimer.training.plan import TrainingPlan, describe
+from lorimer.training.runs import Run
+
+
+def show_progress(things: Iterable[Made], *, quiet: bool = False) -> Iterator[Made]:
+    """Pass on what a pipeline makes, showing each kind in its way; `quiet` leaves only the bars, for `--json`."""
+    with progress_bar() as progress:
+        bars: dict[str, TaskID] = {}
+        for made in things:
+            match made:
+                case StepMetrics():
+                    note = f"loss {made.loss:.3f}, {made.tokens_per_second:.0f} tokens/s"
+                    _advance(progress, bars, "Training", made.num_steps, note)
+                case Task():
+                    _advance(progress, bars, "Evaluating base and adapter", 2 * len(made.samples), "", by=0)
+                case Answer():
+                    _advance(progress, bars, "Evaluating base and adapter", None, "")
+                case _ if not quiet:
+                    show(made)
+            yield made
+
+
+def show(made: Made) -> None:
+    """Print one thing for a person."""
+    match made:
+        case Dataset():
+            counts = ", ".join(f"{len(getattr(made, split))} {split}" for split in ("train", "validation", "test"))
+            error_console.print(f"Dataset {made.name!r}: {counts}  ->  {made.path}", highlight=False)
+        case Base():
+            error_console.print(f"Base {made.name!r}: {made.num_parameters / 1e6:.0f}M parameters, {made.dtype}", highlight=False)
+        case TrainingPlan():
+            show_plan(made)
+        case Run():
+            error_console.print(f"Run {made.id}  ->  {made.folder}", highlight=False)
+        case EvalReport():
+            error_console.print(f"Report  ->  {report_folder(made.digest) / 'report.html'}", highlight=False)
+        case GateResult():
+            error_console.print(f"Gate: {made.verdict}. {made.sentence}", highlight=False)
+        case AdapterVersion():
+            error_console.print(f"Adapter {made.id}, {made.num_bytes / 1e6:.1f} MB  ->  {made.path}", highlight=False)
+        case Alias():
+            error_console.print(f"{made.id} is now version {made.version}", highlight=False)
+
+
+def show_plan(plan: TrainingPlan) -> None:
+    """The plan as a table."""
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    for name, value in describe(plan).items():
+        table.add_row(name, value)
+    error_console.print(table, highlight=False)
+
+
+def show_report(report: EvalReport, gate: GateResult) -> None:
+    """Base against adapter in numbers, and what the gate says."""
+    table = Table("", "base", "adapter", title=f"{report.adapter_name} on {report.num_items} unseen items, {report.metric}")
+    table.add_row("all", percent(report.base_score), percent(report.adapter_score))
+    for name, slices in {"field": report.fields, **report.tags}.items():
+        for part in slices:
+            table.add_row(f"{name} {part.name}", percent(part.base), percent(part.adapter))
+    console.print(table)
+    console.print(f"Gate: {gate.verdict}. {gate.sentence}", highlight=False)
+    console.print(f"Report: {report_folder(report.digest) / 'report.html'}", highlight=False)
+
+
+def percent(proportion: Proportion) -> str:
+    """A score with its interval."""
+    if proportion.value is None:
+        return "not scored"
+    return f"{proportion.value:.1%} ({proportion.interval.low:.1%} to {proportion.interval.high:.1%})"
+
+
+def _advance(progress: Progress, bars: dict[str, TaskID], name: str, total: int | None, note: str, by: int = 1) -> None:
+    if name not in bars:
+        bars[name] = progress.add_task(name, total=total, note=note)
+    progress.update(bars[name], advance=by, note=note)

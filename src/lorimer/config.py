@@ -1,0 +1,146 @@
+"""The home folder and the recipe: YAML read strictly, unknown keys refused, every problem named at once."""
+
+import os
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lorimer.errors import ConfigError
+
+Preset = Literal["classification", "extraction", "instruction", "style", "domain", "chat"]
+Metric = Literal["exact", "exact_json", "contains", "label"]
+LANGUAGE_PATTERN = r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$"  # BCP 47, as far as examples are tagged with it
+
+
+def home() -> Path:
+    """Where everything the product keeps lives: `LORIMER_HOME`, by default `~/.lorimer`."""
+    return Path(os.environ.get("LORIMER_HOME", "~/.lorimer")).expanduser().absolute()
+
+
+class Strict(BaseModel):
+    """Base of what is read from strangers: unknown keys are errors, values do not change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ColumnNames(Strict):
+    """Which columns (CSV) or keys (JSONL) hold what, where the names are not ones Lorimer recognises."""
+
+    prompt: str | None = None
+    completion: str | None = None
+    text: str | None = None
+    system: str | None = None
+    language: str | None = None
+
+
+class GateRecipe(Strict):
+    """What counts as success, fixed before the run."""
+
+    at_least: float | None = Field(None, ge=0, le=1)
+    """The lower end of the score's 95% interval must reach this."""
+    beats_base: bool = True
+    """The adapter must be better than its base on the same items, beyond chance."""
+    min_items: int = Field(30, ge=1)
+    """With fewer test items the gate is an error, not a pass."""
+
+
+class Recipe(Strict):
+    """One YAML file: what to train, on what, and what counts as success."""
+
+    base: str
+    """A shipped base (`gemma3-270m`), a folder in Hugging Face format, or a hub id."""
+    dataset: str
+    """A curated dataset's name, or a JSONL or CSV file to curate on the way."""
+    preset: Preset = "instruction"
+    """The use case; sets what is not given below."""
+    name: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    """The adapter's name; by default the dataset's."""
+    columns: ColumnNames | None = None
+    """Only with a file: which columns hold prompt and completion."""
+    system: str | None = None
+    """Only with a file: the instruction put before every example."""
+    languages: list[str] | None = None
+    """The languages to serve (`en`, `pt-BR`): examples tagged with another are left out, one without examples is an error."""
+    metric: Metric | None = None
+    """How an answer is scored; by default the preset's."""
+    gate: GateRecipe = GateRecipe()
+    """What counts as success."""
+    rank: int | None = Field(None, ge=1, le=1024)
+    alpha: float | None = Field(None, gt=0)
+    targets: list[str] | None = Field(None, min_length=1)
+    """Endings of the names of the linear layers to adapt; by default all but the head."""
+    learning_rate: float | None = Field(None, gt=0, lt=1)
+    epochs: float | None = Field(None, gt=0, le=1000)
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps; overrides `epochs`."""
+    batch_size: int | None = Field(None, ge=1, le=4096)
+    """Examples per optimizer step."""
+    max_len: int | None = Field(None, ge=8)
+    """Longest example in tokens; longer ones are reported and left out."""
+    seed: int = Field(0, ge=0)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe file; a data file is looked for beside it first.
+
+    Raises:
+        ConfigError: if it is missing, not YAML, or has unknown or wrong keys; all of them in one message.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as exc:
+        raise ConfigError(f"recipe {str(path)!r} does not exist: write one with `lorimer init`") from exc
+    except (IsADirectoryError, UnicodeDecodeError, PermissionError) as exc:
+        raise ConfigError(f"recipe {str(path)!r} cannot be read as a UTF-8 text file: {exc}") from exc
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as exc:
+        mark = getattr(exc, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"recipe {str(path)!r}{line}: not valid YAML ({getattr(exc, 'problem', None) or exc})") from exc
+    recipe = parse_recipe(value, str(path))
+    beside = path.parent / recipe.dataset  # a recipe and its data travel together
+    return recipe.model_copy(update={"dataset": str(beside.absolute())}) if beside.is_file() else recipe
+
+
+def parse_recipe(value: Any, source: str) -> Recipe:
+    """Check a recipe's value; `source` names it in messages.
+
+    Raises:
+        ConfigError: naming every wrong key, with the nearest known one.
+    """
+    if not isinstance(value, dict):
+        raise ConfigError(f"recipe {source!r} holds {type(value).__name__}, not keys: it needs at least `base:` and `dataset:`")
+    try:
+        return Recipe.model_validate(value)
+    except ValidationError as exc:
+        problems = "; ".join(_describe(error) for error in exc.errors())
+        raise ConfigError(f"recipe {source!r}: {problems}") from exc
+
+
+def recipe_yaml(recipe: Recipe) -> str:
+    """The recipe as YAML, without what was left at its default."""
+    return yaml.safe_dump(recipe.model_dump(exclude_defaults=True, mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _describe(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = _keys_beside(error["loc"])
+        near = get_close_matches(str(error["loc"][-1]), known, n=1)
+        return f"unknown key `{key}`" + (f" (did you mean `{near[0]}`?)" if near else f" (known: {', '.join(known)})")
+    if error["type"] == "missing":
+        return f"key `{key}` is missing"
+    return f"key `{key}`: {error['msg'][0].lower()}{error['msg'][1:]}, found {error['input']!r}"
+
+
+def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
+    """The known keys at the place of an unknown one."""
+    model: type[BaseModel] = Recipe
+    for part in location[:-1]:
+        annotation = model.model_fields[str(part)].annotation
+        model = next(kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return list(model.model_fields)

@@ -1,0 +1,61 @@
+"""What one training row is: an Example of Messages, with where it came from."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from lorimer.storage import digest_of
+
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One row to learn from or to be judged by: either a conversation that ends with the wanted answer, or plain text."""
+
+    messages: tuple[Message, ...] = ()
+    text: str | None = None
+    """Plain text to continue learning on; exclusive with `messages`."""
+    source: str
+    """File and line it was read from, as `tickets.jsonl:12`."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """What is known about it beside its content, as `{"language": "en"}`; never shown to the model."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the content alone: equal rows have equal digests, wherever they came from."""
+        return digest_of(self.content())
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """The conversation up to the last answer."""
+        return self.messages[:-1]
+
+    @property
+    def answer(self) -> str:
+        """The last assistant turn: what an evaluation compares with."""
+        return self.messages[-1].content
+
+    def content(self) -> dict[str, Any]:
+        """The JSON value that training sees."""
+        if self.text is not None:
+            return {"text": self.text}
+        return {"messages": [{"role": m.role, "content": m.content} for m in self.messages]}
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON value a dataset keeps."""
+        return {**self.content(), "source": self.source, "tags": self.tags}
+
+
+def example_from_json(value: dict[str, Any]) -> Example:
+    """Read back what `Example.to_json` wrote."""
+    messages = tuple(Message(role=m["role"], content=m["content"]) for m in value.get("messages", ()))
+    return Example(messages=messages, text=value.get("text"), source=value["source"], tags=value["tags"])

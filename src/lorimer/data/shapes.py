@@ -1,0 +1,253 @@
+"""The shapes rows come in: a row's keys tell which, and a row of a known shape becomes an Example. It knows nothing of files."""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal, cast
+
+from lorimer.config import ColumnNames
+from lorimer.data.example import Example, Message, Role
+from lorimer.errors import ConfigError, DataError
+
+Row = Mapping[str, Any]
+ShapeName = Literal["chat messages", "ShareGPT", "prompt/completion", "Alpaca", "text"]
+Part = Literal["messages", "prompt", "input", "completion", "text", "system", "language"]
+
+PAIRS = (
+    *(("prompt", completion) for completion in ("completion", "response", "answer", "output")),
+    ("input", "output"),
+    ("question", "answer"),
+)
+ALPACA_INPUTS = ("input", "context")  # Dolly writes "context" and "response" where Alpaca writes "input" and "output"
+ALPACA_OUTPUTS = ("output", "response")
+LABELS = ("label", "labels", "label_text", "category", "class", "intent", "target", "sentiment", "topic")
+ROLE_OF: Mapping[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+ROLE_OF_SHAREGPT: Mapping[str, Role] = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """How the rows of one file spell an example."""
+
+    name: ShapeName
+    columns: Mapping[Part, str]
+    """Which column holds which part."""
+    optional: frozenset[Part] = frozenset(("input", "system", "language"))
+    """Parts a row may leave out."""
+
+    def required(self) -> tuple[str, ...]:
+        """The columns every row must have."""
+        return tuple(column for part, column in self.columns.items() if part not in self.optional)
+
+
+def recognise(keys: Collection[str]) -> Shape | None:
+    """The shape that rows with these keys have, or None."""
+    if "messages" in keys:
+        return Shape(name="chat messages", columns={"messages": "messages"})
+    if "conversations" in keys:
+        return Shape(name="ShareGPT", columns={"messages": "conversations"})
+    output = _first(ALPACA_OUTPUTS, keys)
+    if "instruction" in keys and output:
+        return Shape(name="Alpaca", columns={"prompt": "instruction", "completion": output})
+    for prompt, completion in PAIRS:
+        if prompt in keys and completion in keys:
+            return Shape(name="prompt/completion", columns={"prompt": prompt, "completion": completion})
+    return Shape(name="text", columns={"text": "text"}) if "text" in keys else None
+
+
+def add_optional(shape: Shape, keys: Collection[str]) -> Shape:
+    """The same shape with the columns a row may leave out, where the file has them."""
+    found: dict[Part, str | None] = {"language": _first(("language",), keys)}
+    if shape.name != "text":
+        found["system"] = _first(("system",), keys)
+    if shape.name == "Alpaca":
+        found["input"] = _first(ALPACA_INPUTS, keys)
+    taken = shape.columns.values()
+    optional = {part: column for part, column in found.items() if column and column not in taken and part not in shape.columns}
+    return Shape(name=shape.name, columns={**shape.columns, **optional})
+
+
+def shape_of_columns(columns: ColumnNames, keys: Collection[str], file: str) -> Shape | None:
+    """The shape that explicit column names ask for; None if they name only extras and the rest is not recognised.
+
+    Raises:
+        ConfigError: naming every column that the file does not have, or parts that do not go together.
+    """
+    wanted = cast(dict[Part, str], columns.model_dump(exclude_none=True))
+    absent = [_describe_absent(part, column, keys, file) for part, column in wanted.items() if column not in keys]
+    if absent:
+        raise ConfigError("; ".join(absent))
+    if len(set(wanted.values())) < len(wanted):
+        raise ConfigError(f"columns for {file!r}: one column is named for two parts ({columns.model_dump(exclude_none=True)})")
+    if columns.text:
+        shape: Shape | None = Shape(name="text", columns={"text": columns.text})
+    elif columns.prompt or columns.completion:
+        shape = _pair(columns, keys, file)
+    else:
+        shape = recognise(keys)
+    if shape and shape.name == "text" and (columns.prompt or columns.completion or columns.system):
+        raise ConfigError(f"columns for {file!r}: plain text has no prompt, completion or system; name `text` or the others")
+    return Shape(name=shape.name, columns={**shape.columns, **wanted}) if shape else None
+
+
+def read_example(row: Row, shape: Shape, *, system: str | None, source: str) -> Example:
+    """Turn one row into an Example; `system` is put before it if the row brings none.
+
+    Raises:
+        DataError: saying what is wrong with the row (without its place, which the caller knows).
+    """
+    absent = [column for column in shape.required() if column not in row]
+    if absent:
+        raise DataError(f"has {list_columns(row)}, but {shape.name} rows, as the others here, have {list_columns(shape.required())}")
+    tags = _read_tags(row, shape)
+    if shape.name == "text":
+        return Example(text=_read_text(row[shape.columns["text"]], shape.columns["text"]), source=source, tags=tags)
+    messages = _with_system(_read_messages(row, shape), row, shape, system)
+    _check_order(messages)
+    return Example(messages=messages, source=source, tags=tags)
+
+
+def unused_columns(row: Row, shape: Shape) -> Iterator[str]:
+    """The keys of a row, and of its turns, that no part of the example was made from."""
+    used = set(shape.columns.values())
+    for key, value in row.items():
+        if key not in used and value is not None and not (key == "tags" and isinstance(value, dict)):
+            yield key
+        elif key in used and isinstance(value, list):
+            known = ("from", "value") if shape.name == "ShareGPT" else ("role", "content")
+            yield from dict.fromkeys(f"{key}[].{inner}" for turn in value for inner in turn if inner not in known)
+
+
+def list_columns(keys: Collection[str]) -> str:
+    """Column names for a message, shortened where a file without a header put whole sentences there."""
+    shown = [repr(shorten(key)) for key in keys]
+    return ", ".join(shown[:20]) + (f" and {len(shown) - 20} more" if len(shown) > 20 else "")
+
+
+def shorten(text: str, max_chars: int = 40) -> str:
+    """The beginning of a text, marked as such."""
+    return text if len(text) <= max_chars else text[:max_chars] + "…"
+
+
+def _first(names: Collection[str], keys: Collection[str]) -> str | None:
+    return next((name for name in names if name in keys), None)
+
+
+def _pair(columns: ColumnNames, keys: Collection[str], file: str) -> Shape:
+    """The pair of which at least one half was named; the other may be a column that is recognised.
+
+    Raises:
+        ConfigError: if it is not.
+    """
+    prompt = columns.prompt or _first([name for name, _ in PAIRS if name != columns.completion], keys)
+    completion = columns.completion or _first([name for _, name in PAIRS if name != columns.prompt], keys)
+    if not prompt or not completion:
+        missing = "completion" if columns.prompt else "prompt"
+        raise ConfigError(f"columns for {file!r}: the {missing} column must be named too; the file has {list_columns(keys)}")
+    return Shape(name="prompt/completion", columns={"prompt": prompt, "completion": completion})
+
+
+def _describe_absent(part: Part, column: str, keys: Collection[str], file: str) -> str:
+    near = get_close_matches(column, keys, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"{file!r} has no column {column!r}, named for {part}{hint}; it has {list_columns(keys)}"
+
+
+def _read_messages(row: Row, shape: Shape) -> tuple[Message, ...]:
+    columns = shape.columns
+    if shape.name == "chat messages":
+        return _read_turns(row[columns["messages"]], columns["messages"], "role", "content", ROLE_OF)
+    if shape.name == "ShareGPT":
+        return _read_turns(row[columns["messages"]], columns["messages"], "from", "value", ROLE_OF_SHAREGPT)
+    if shape.name == "Alpaca":
+        prompt = _read_text(row[columns["prompt"]], columns["prompt"])
+        given = row.get(columns.get("input", ""))
+        if given not in (None, ""):
+            prompt = f"{prompt}\n\n{_read_text(given, columns['input'])}"
+        return (Message(role="user", content=prompt), *_read_side(row, columns["completion"], "assistant"))
+    return (*_read_side(row, columns["prompt"], "user"), *_read_side(row, columns["completion"], "assistant"))
+
+
+def _read_side(row: Row, column: str, role: Role) -> tuple[Message, ...]:
+    """One side of a pair: a text, or a list of turns as in TRL's conversational prompt-completion format.
+
+    https://huggingface.co/docs/trl/dataset_formats
+    """
+    value = row[column]
+    if isinstance(value, list):
+        return _read_turns(value, column, "role", "content", ROLE_OF)
+    return (Message(role=role, content=_read_text(value, column)),)
+
+
+def _read_turns(value: Any, column: str, role_key: str, content_key: str, role_of: Mapping[str, Role]) -> tuple[Message, ...]:
+    if not isinstance(value, list):
+        raise DataError(f"{column!r} is {kind(value)}, not a list of turns")
+    if not value:
+        raise DataError(f"{column!r} is an empty list")
+    messages = []
+    for number, turn in enumerate(value):
+        place = f"{column}[{number}]"
+        if not isinstance(turn, dict):
+            raise DataError(f"'{place}' is {kind(turn)}, not an object with {role_key!r} and {content_key!r}")
+        role = turn.get(role_key)
+        if not isinstance(role, str) or role not in role_of:
+            found = repr(shorten(role)) if isinstance(role, str) else kind(role)
+            raise DataError(f"'{place}.{role_key}' is {found}, not one of {', '.join(role_of)}")
+        messages.append(Message(role=role_of[role], content=_read_text(turn.get(content_key), f"{place}.{content_key}")))
+    return tuple(messages)
+
+
+def _read_text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{name!r} is {kind(value)}, not a text")
+    if not value.strip():
+        raise DataError(f"{name!r} is empty")
+    return value
+
+
+def kind(value: Any) -> str:
+    """What a JSON value is, in words."""
+    names = {type(None): "null", bool: "a Boolean", int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object"}
+    return names[type(value)]
+
+
+def _read_tags(row: Row, shape: Shape) -> dict[str, str]:
+    tags = row.get("tags")
+    tags = dict(tags) if isinstance(tags, dict) else {}
+    wrong = [key for key, value in tags.items() if not isinstance(value, str)]
+    if wrong:
+        raise DataError(f"{'tags.' + shorten(wrong[0])!r} is {kind(tags[wrong[0]])}, not a text")
+    column = shape.columns.get("language", "")
+    language = row.get(column)
+    if language in (None, ""):
+        return tags
+    language = _read_text(language, column).strip()
+    if tags.get("language", language) != language:
+        raise DataError(f"{column!r} says {shorten(language)!r} but its tags say {shorten(tags['language'])!r}")
+    return {**tags, "language": language}
+
+
+def _with_system(messages: tuple[Message, ...], row: Row, shape: Shape, system: str | None) -> tuple[Message, ...]:
+    column = shape.columns.get("system", "")
+    own = row.get(column)
+    if messages[0].role == "system":
+        if own not in (None, ""):
+            raise DataError(f"has a system message and a column {column!r} too; keep one")
+        return messages
+    text = _read_text(own, column) if own not in (None, "") else system
+    return (Message(role="system", content=text), *messages) if text else messages
+
+
+def _check_order(messages: tuple[Message, ...]) -> None:
+    """A conversation is: at most one system message, then user and assistant in turn, an assistant last.
+
+    Raises:
+        DataError: if it is not.
+    """
+    turns = messages[1:] if messages[0].role == "system" else messages
+    for number, message in enumerate(turns):
+        expected = ("user", "assistant")[number % 2]
+        if message.role != expected:
+            raise DataError(f"roles do not alternate: turn {number + 1} is {message.role!r} where {expected!r} should speak")
+    if len(turns) % 2 or not turns:
+        raise DataError("does not end with an assistant turn, so there is no answer to learn")

@@ -1,0 +1,82 @@
+"""The one exception tree. Every message says what was asked, what was found and what to do; the exit code is the command line's.
+
+LorimerError               1  something failed
+ |- UsageError             2  the command, a name or a flag is wrong
+ |   |- ConfigError        2  a recipe or gate file is wrong
+ |   |- NotFoundError      2  no dataset, base, adapter or alias of that name
+ |- DataError              1  rows that cannot be read or used
+ |- StorageError           1  the disk is full or not writable
+ |- TrainingError          1  a run that cannot go on (non-finite loss, nothing to learn from)
+ |- AdapterError           1  adapter files that do not fit the base
+ |- EngineError            1  a request the engine cannot serve
+ |- GateFailedError        3  a gate said FAIL, or could not be evaluated (ERROR)
+ |- AwaitingApprovalError  4  a second person has to approve
+ |- InconclusiveError      5  a gate said INCONCLUSIVE
+ |- IntegrityError         6  a checksum or digest differs
+
+To add one: derive from the nearest class above, give it an `exit_code` only if the design's list has one for it, and draw it here.
+"""
+
+
+class LorimerError(Exception):
+    """Something failed for a reason the reader can act on."""
+
+    exit_code = 1
+
+
+class UsageError(LorimerError):
+    """The command, a name or a flag is wrong."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A recipe or gate file is wrong; the message names the file and the key."""
+
+
+class NotFoundError(UsageError):
+    """Nothing of that name is here; the message lists what is."""
+
+
+class DataError(LorimerError):
+    """Rows that cannot be read or used; the message names file and line."""
+
+
+class StorageError(LorimerError):
+    """The disk is full or not writable."""
+
+
+class TrainingError(LorimerError):
+    """A run that cannot go on."""
+
+
+class AdapterError(LorimerError):
+    """Adapter files that do not fit the base; every mismatch is listed."""
+
+
+class EngineError(LorimerError):
+    """A request the engine cannot serve."""
+
+
+class GateFailedError(LorimerError):
+    """A gate said FAIL or ERROR."""
+
+    exit_code = 3
+
+
+class AwaitingApprovalError(LorimerError):
+    """A second person has to approve."""
+
+    exit_code = 4
+
+
+class InconclusiveError(LorimerError):
+    """A gate said INCONCLUSIVE: more items are needed."""
+
+    exit_code = 5
+
+
+class IntegrityError(LorimerError):
+    """A checksum or digest differs from the recorded one."""
+
+    exit_code = 6

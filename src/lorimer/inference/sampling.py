@@ -1,0 +1,41 @@
+"""How the next token is chosen from logits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """What a request asks of its answer."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    """0 takes the likeliest token."""
+    top_p: float = 1.0
+    """Only the likeliest tokens that together reach this probability (nucleus sampling, arXiv:1904.09751)."""
+    seed: int | None = None
+    """The same seed gives the same answer to the same request."""
+    ignore_eos: bool = False
+    """Go on to `max_tokens` whatever the model says; for measuring."""
+
+
+def sample(logits: Tensor, params: Sequence[SamplingParams], generators: Sequence[torch.Generator | None]) -> list[int]:
+    """logits (n, V), one set of parameters and one generator a row -> n token ids."""
+    tokens: list[int] = logits.argmax(-1).tolist()
+    for row, (wanted, generator) in enumerate(zip(params, generators, strict=True)):
+        if wanted.temperature > 0:
+            tokens[row] = _draw(logits[row].float() / wanted.temperature, wanted.top_p, generator)
+    return tokens
+
+
+def _draw(logits: Tensor, top_p: float, generator: torch.Generator | None) -> int:
+    """logits (V) -> a token id drawn from their softmax, cut to the nucleus."""
+    probabilities = logits.softmax(-1)
+    if top_p < 1:
+        ordered, places = probabilities.sort(descending=True)
+        outside = ordered.cumsum(-1) - ordered >= top_p  # the first token is never outside
+        probabilities = torch.zeros_like(probabilities).scatter(0, places, ordered.masked_fill(outside, 0))
+    return int(torch.multinomial(probabilities, 1, generator=generator))

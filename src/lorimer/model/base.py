@@ -1,0 +1,205 @@
+"""The frozen base: any causal language model transformers loads, its linear layers replaced by ours, named by the digest of its files."""
+
+import json
+import os
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
+
+from lorimer.errors import EngineError, IntegrityError, NotFoundError
+from lorimer.model.attention import IMPLEMENTATION, PackedSegments, Segments
+from lorimer.model.chat import Renderer
+from lorimer.model.lora import AdapterRows, LoRALinear, Routing
+from lorimer.model.machine import probe
+from lorimer.model.shipped import MANIFEST, SHIPPED, prepare, shipped_folder
+from lorimer.storage import digest_of, digest_of_file
+
+
+class Head:
+    """From hidden states to logits; what `forward` of the model's own class does after its decoder."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        linear = model.get_output_embeddings()
+        self.weight: Tensor = linear.weight  # (V, h)
+        self.bias: Tensor | None = getattr(linear, "bias", None)
+        config = model.config.get_text_config()
+        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        self.scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden (n, h) -> (n, V)."""
+        logits = F.linear(hidden, self.weight, self.bias)
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+
+class Base:
+    """A loaded base with its tokenizer and chat renderer. Frozen: what changes per batch is passed with the batch."""
+
+    def __init__(self, *, name: str, digest: str, model: PreTrainedModel, tokenizer: Any) -> None:
+        self.name, self.digest = name, digest
+        self.model = model.eval().requires_grad_(False)
+        self.renderer = Renderer(tokenizer, end_ids=_end_ids(model))
+        self.routing = Routing()
+        self.layers = _replace_linears(model, self.routing)
+        self.decoder = model.get_decoder()
+        self.head = Head(model)
+        self._check_head()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and products."""
+        return self.head.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.weight.device
+
+    @property
+    def max_len(self) -> int:
+        """Longest sequence its positions allow."""
+        return int(self.model.config.get_text_config().max_position_embeddings)
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers."""
+        return int(self.model.config.get_text_config().num_hidden_layers)
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers in the base, a tied head counted once."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    def hidden_states(self, ids: Tensor, positions: Tensor, segments: Segments, rows: Sequence[AdapterRows] = ()) -> Tensor:
+        """ids and positions (T) of one flattened stream -> last hidden states (T, h), adapters applied to their rows."""
+        self.routing.rows = tuple(rows)
+        try:
+            output = self.decoder(input_ids=ids[None], position_ids=positions[None], use_cache=False, segments=segments)
+        finally:
+            self.routing.rows = ()
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden
+
+    def _check_head(self) -> None:
+        """Refuse a model whose class does something between decoder and logits that `Head` does not know."""
+        ids = torch.arange(3, device=self.device)
+        with torch.inference_mode():
+            segments = PackedSegments([3], self.device)
+            wanted = self.model(input_ids=ids[None], position_ids=ids[None], use_cache=False, segments=segments).logits[0].float()
+            found = self.head.logits(self.hidden_states(ids, ids, segments)).float()
+        if not torch.allclose(found, wanted, rtol=2e-2, atol=2e-2 * float(wanted.abs().max())):
+            raise EngineError(f"base {self.name!r} ({type(self.model).__name__}) computes its logits in a way Lorimer does not know")
+
+
+def load_base(name: str, *, dtype: torch.dtype | None = None) -> Base:
+    """Load a base by shipped name, folder or hub id, in the precision that is fastest here unless `dtype` says otherwise.
+
+    Raises:
+        NotFoundError: if there is none of that name.
+        IntegrityError: if its files are not those that were prepared.
+    """
+    folder = find_base(name)
+    digest = digest_of_base(folder)
+    machine = probe()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype or machine.dtype, attn_implementation=IMPLEMENTATION, use_safetensors=True
+    )
+    return Base(name=name, digest=digest, model=model.to(machine.device), tokenizer=tokenizer)
+
+
+def find_base(name: str) -> Path:
+    """The folder of a base: shipped (prepared on first use), a path, or a hub id that is in the local Hugging Face cache.
+
+    Raises:
+        NotFoundError: naming what was looked for and what there is.
+    """
+    if name in SHIPPED:
+        return prepare(name)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        missing = [
+            part
+            for part, found in (("config.json", (folder / "config.json").is_file()), ("*.safetensors", any(folder.glob("*.safetensors"))))
+            if not found
+        ]
+        if missing:
+            raise NotFoundError(f"base folder {name!r} has no {' and no '.join(missing)}: it must hold a model in Hugging Face format")
+        return folder
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return _find_hub_base(name)
+    near = get_close_matches(name, SHIPPED, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"shipped: {', '.join(sorted(SHIPPED))}; or give a folder in Hugging Face format"
+    raise NotFoundError(f"base {name!r} is neither a shipped base nor a folder: {hint}")
+
+
+def _find_hub_base(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    offline = os.environ.get("HF_HUB_OFFLINE", "1") != "0"
+    try:
+        found = snapshot_download(name, local_files_only=offline, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"])
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as exc:
+        raise NotFoundError(
+            f"base {name!r} is neither a folder nor in the local Hugging Face cache: fetch it with `hf download {name}` "
+            "or set HF_HUB_OFFLINE=0 to let Lorimer fetch it"
+        ) from exc
+    return Path(found)
+
+
+def digest_of_base(folder: Path) -> str:
+    """SHA-256 over the digests of a base's configuration and weights; checked against the manifest where there is one.
+
+    Raises:
+        IntegrityError: if a file is not the one that was prepared.
+    """
+    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    found = {path.name: digest_of_file(path) for path in files}
+    manifest = folder / MANIFEST
+    if manifest.is_file():
+        recorded = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        wrong = [name for name, digest in found.items() if recorded.get(name) != digest]
+        if wrong:
+            raise IntegrityError(
+                f"base in {str(folder)!r}: {', '.join(wrong)} changed since it was prepared (SHA-256 differs): "
+                "delete the folder and run again"
+            )
+    return digest_of(found)
+
+
+def identify_base(name: str) -> str:
+    """A base's digest without loading it."""
+    return digest_of_base(shipped_folder(name) if name in SHIPPED else find_base(name))
+
+
+def _replace_linears(model: PreTrainedModel, routing: Routing) -> dict[str, LoRALinear]:
+    """Put a `LoRALinear` in the place of every linear layer but the head; returns them by full name."""
+    head = model.get_output_embeddings()
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head}
+    layers = {}
+    for name, linear in linears.items():
+        parent, _, child = name.rpartition(".")
+        layers[name] = LoRALinear(linear, name, routing)
+        setattr(model.get_submodule(parent), child, layers[name])
+    return layers
+
+
+def _end_ids(model: PreTrainedModel) -> set[int]:
+    """The ids the model's own files name as end of sequence."""
+    found: set[int] = set()
+    for config in (model.generation_config, model.config):
+        value = getattr(config, "eos_token_id", None)
+        found.update([value] if isinstance(value, int) else value or [])
+    return found

@@ -1,0 +1,86 @@
+"""What this machine can do, measured in a fraction of a second: which precision to compute in, and how fast products run."""
+
+import ctypes
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+ROWS, INNER, OUTER = 512, 640, 2048  # the shape of a small base's layers at a good batch
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
+
+
+def keep_freed_memory() -> None:
+    """Let the process keep freed blocks instead of giving them back to the kernel and faulting them in again page by page.
+
+    Activations and logits are freed and allocated anew in every step; on virtual machines the page faults cost a quarter of
+    a training step (dev/LOG.md). Only glibc has the switch; elsewhere nothing changes.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """The figures that plans and choices rest on."""
+
+    device: str
+    num_cores: int
+    memory_bytes: int
+    bf16_flops_per_second: float
+    fp32_flops_per_second: float
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """bf16 where its products are at least as fast as float32's (they halve the memory), else float32."""
+        return torch.bfloat16 if self.bf16_flops_per_second >= self.fp32_flops_per_second else torch.float32
+
+    @property
+    def flops_per_second(self) -> float:
+        """Of the chosen precision."""
+        return max(self.bf16_flops_per_second, self.fp32_flops_per_second)
+
+
+@cache
+def probe() -> Machine:
+    """Measure once per process."""
+    keep_freed_memory()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Machine(
+        device=device,
+        num_cores=torch.get_num_threads(),
+        memory_bytes=_memory_bytes(device),
+        bf16_flops_per_second=_product_rate(torch.bfloat16, device),
+        fp32_flops_per_second=_product_rate(torch.float32, device),
+    )
+
+
+def _memory_bytes(device: str) -> int:
+    if device == "cuda":
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _product_rate(dtype: torch.dtype, device: str) -> float:
+    """Floating-point operations per second of one matrix product; the best of five, since others use the machine too."""
+    x = torch.ones(ROWS, INNER, dtype=dtype, device=device)
+    w = torch.ones(OUTER, INNER, dtype=dtype, device=device)
+    return 2 * ROWS * INNER * OUTER / min(_seconds(lambda: x @ w.T) for _ in range(5))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start

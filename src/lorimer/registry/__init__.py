@@ -1,0 +1,1 @@
+"""Which adapter is which: versions by digest, aliases that move only past a gate, lineage, the audit table."""

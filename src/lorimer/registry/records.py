@@ -1,0 +1,92 @@
+"""What the registry keeps: adapter versions, the aliases that point at them, and who did what."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lorimer.evaluation.gates import Verdict
+
+Action = Literal["register", "record_gate", "promote"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewVersion:
+    """An adapter to register: where its files are and where it comes from."""
+
+    name: str
+    source: Path
+    """A folder with `adapter_model.safetensors` and `adapter_config.json`; it is copied, and no longer needed then."""
+    base_name: str
+    base_digest: str
+    dataset_name: str
+    dataset_digest: str
+    run_id: str
+    rank: int
+    alpha: float
+    num_parameters: int
+    template_digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterVersion:
+    """One registered adapter: its bytes by digest, its lineage, and its newest gate verdict."""
+
+    name: str
+    version: int
+    digest: str
+    base_name: str
+    base_digest: str
+    dataset_name: str
+    dataset_digest: str
+    run_id: str
+    rank: int
+    alpha: float
+    num_parameters: int
+    num_bytes: int
+    path: Path
+    template_digest: str
+    report_digest: str | None
+    gate_digest: str | None
+    gate_verdict: Verdict | None
+    created_at: str
+    created_by: str
+
+    @property
+    def id(self) -> str:
+        """How it is named everywhere: `helpdesk@v3`."""
+        return f"{self.name}@v{self.version}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON value that `--json` prints."""
+        return {"id": self.id, **asdict(self), "path": str(self.path)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alias:
+    """A name that moves from version to version, as `champion`."""
+
+    adapter_name: str
+    alias: str
+    version: int
+    moved_at: str
+    moved_by: str
+
+    @property
+    def id(self) -> str:
+        """`helpdesk@champion`"""
+        return f"{self.adapter_name}@{self.alias}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEntry:
+    """One thing that was done; entries are only ever added."""
+
+    id: int
+    at: str
+    actor: str
+    action: Action
+    subject: str
+    """A version or an alias, as `helpdesk@v3`."""
+    reason: str
+    details: dict[str, Any]
+    """Digests, versions and verdicts; never content."""

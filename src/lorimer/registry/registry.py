@@ -1,0 +1,268 @@
+"""Which adapter is which: versions by digest, found again by name, number, alias or digest. It loads no weights."""
+
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, RowMapping, Select, func, insert, select
+from sqlalchemy.exc import IntegrityError as UniqueViolation
+
+from lorimer.config import home
+from lorimer.database import begin_write
+from lorimer.errors import AdapterError, IntegrityError, NotFoundError, UsageError
+from lorimer.evaluation.gates import GateResult, gate_from_json
+from lorimer.registry.audit import current_actor, now, record
+from lorimer.registry.records import AdapterVersion, Alias, NewVersion
+from lorimer.registry.schema import adapter_versions, aliases, gate_results
+from lorimer.storage import digest_of, digest_of_file, new_folder
+
+FILES = ("adapter_model.safetensors", "adapter_config.json")
+"""What an adapter is; its digest is theirs."""
+COMPANIONS = ("adapter.lock.json", "chat_template.jinja")
+"""Kept beside them where the source has them: what the adapter belongs to, and how it is spoken to."""
+CHAMPION = "champion"
+NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,62}"
+MIN_DIGEST_LEN = 6
+MAX_LISTED = 12  # names in one message
+MAX_TRIES = 20  # of taking the next version number, where the database lets two writers in at once
+
+
+class Registry:
+    """The adapter versions of one database; their files lie under the home folder, by digest."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def register(self, new: NewVersion, *, actor: str | None = None) -> AdapterVersion:
+        """Keep an adapter's files and give it the next version of its name; the same bytes under the same name are one version.
+
+        Raises:
+            UsageError: if the name cannot be one.
+            AdapterError: if files are missing.
+            IntegrityError: if other bytes lie where these belong.
+        """
+        if not re.fullmatch(NAME_PATTERN, new.name):
+            raise UsageError(f"{new.name!r} cannot name an adapter: use up to 63 of a-z, 0-9, - and _, starting with a letter or digit")
+        digest = digest_of_folder(new.source)
+        path = _keep_files(new.source, digest)
+        num_tries = 0
+        while True:
+            try:
+                with begin_write(self.engine) as connection:
+                    return self._add_version(connection, new, digest, path, actor or current_actor())
+            except UniqueViolation:  # another process took the number, or registered the same bytes
+                num_tries += 1
+                if num_tries == MAX_TRIES:
+                    raise
+
+    def record_gate(self, result: GateResult, version: AdapterVersion, *, actor: str | None = None) -> AdapterVersion:
+        """Keep what a gate said of a version; the newest result counts. The same result twice is one.
+
+        Raises:
+            IntegrityError: if the gate judged other bytes or another base.
+        """
+        if (result.candidate_digest, result.base_digest) != (version.digest, version.base_digest):
+            raise IntegrityError(
+                f"the gate judged adapter {result.candidate_digest[:12]} on base {result.base_digest[:12]}, but {version.id} is "
+                f"{version.digest[:12]} on {version.base_digest[:12]}: evaluate {version.id} itself"
+            )
+        with begin_write(self.engine) as connection:
+            known = connection.execute(select(gate_results.c.id).where(gate_results.c.digest == result.digest)).first()
+            if known is None:
+                self._add_gate(connection, result, version, actor)
+            query = _select_versions().where(adapter_versions.c.name == version.name, adapter_versions.c.version == version.version)
+            return _version_from_row(connection.execute(query).mappings().one())
+
+    def newest_gate(self, version: AdapterVersion) -> GateResult | None:
+        """The newest result of a gate that judged these bytes on this base, with its checks."""
+        gates = gate_results.c
+        query = select(gates.document).where(gates.adapter_digest == version.digest, gates.base_digest == version.base_digest)
+        with self.engine.connect() as connection:
+            document = connection.execute(query.order_by(gates.id.desc()).limit(1)).scalar()
+        return None if document is None else gate_from_json(document)
+
+    def resolve(self, name: str) -> AdapterVersion:
+        """Find a version by `name` (its champion, else its newest), `name@v3`, `name@alias` or `name@sha256:ab12cd`.
+
+        Raises:
+            NotFoundError: if there is none; the message says what there is.
+            UsageError: if a digest's beginning fits several versions.
+        """
+        adapter, _, reference = name.partition("@")
+        named = self.aliases(adapter)  # before the versions: what an alias points at is among them then
+        versions = self.history(adapter)
+        if not versions:
+            raise NotFoundError(self._describe_missing(adapter))
+        by_number = {f"v{version.version}": version for version in versions}
+        by_alias = {alias.alias: by_number[f"v{alias.version}"] for alias in named}
+        if not reference and "@" not in name:
+            return by_alias.get(CHAMPION, versions[0])
+        if reference.startswith("sha256:"):
+            return _match_digest(name, reference.removeprefix("sha256:").lower(), versions)
+        if found := by_number.get(reference) or by_alias.get(reference):
+            return found
+        raise NotFoundError(_describe_missing_reference(name, adapter, reference, by_number, by_alias))
+
+    def list_versions(self) -> tuple[AdapterVersion, ...]:
+        """Every version of every adapter, by name, newest first."""
+        return self._read(_select_versions())
+
+    def history(self, name: str) -> tuple[AdapterVersion, ...]:
+        """The versions of one adapter, newest first; none if there is no such adapter."""
+        return self._read(_select_versions().where(adapter_versions.c.name == name))
+
+    def aliases(self, name: str | None = None) -> tuple[Alias, ...]:
+        """All aliases, or those of one adapter."""
+        query = select(aliases).order_by(aliases.c.adapter_name, aliases.c.alias)
+        if name is not None:
+            query = query.where(aliases.c.adapter_name == name)
+        with self.engine.connect() as connection:
+            return tuple(Alias(**row) for row in connection.execute(query).mappings())
+
+    def verify_files(self, version: AdapterVersion) -> None:
+        """Check that a version's files still are the bytes that were registered.
+
+        Raises:
+            IntegrityError: if they are missing or differ.
+        """
+        try:
+            found = digest_of_folder(version.path)
+        except AdapterError as exc:
+            raise IntegrityError(f"the files of {version.id} are gone: {exc}") from exc
+        if found != version.digest:
+            raise IntegrityError(
+                f"the files of {version.id} in {str(version.path)!r} have digest {found[:12]}, registered was {version.digest[:12]}: "
+                "they were changed after registration; restore them or register the new ones"
+            )
+
+    def _add_version(self, connection: Connection, new: NewVersion, digest: str, path: Path, actor: str) -> AdapterVersion:
+        """Insert one row and its audit entry, unless the same bytes are there already."""
+        columns = adapter_versions.c
+        query = _select_versions().where(columns.name == new.name, columns.digest == digest)
+        if same := connection.execute(query).mappings().first():
+            return _version_from_row(same)
+        newest = connection.execute(select(func.max(columns.version)).where(columns.name == new.name)).scalar()
+        version = AdapterVersion(
+            name=new.name,
+            version=(newest or 0) + 1,
+            digest=digest,
+            base_name=new.base_name,
+            base_digest=new.base_digest,
+            dataset_name=new.dataset_name,
+            dataset_digest=new.dataset_digest,
+            run_id=new.run_id,
+            rank=new.rank,
+            alpha=new.alpha,
+            num_parameters=new.num_parameters,
+            num_bytes=sum((path / file).stat().st_size for file in FILES),
+            path=path,
+            template_digest=new.template_digest,
+            report_digest=None,
+            gate_digest=None,
+            gate_verdict=None,
+            created_at=now(),
+            created_by=actor,
+        )
+        connection.execute(insert(adapter_versions).values(_row_of(version)))
+        details = {"digest": digest, "base_digest": new.base_digest, "dataset_digest": new.dataset_digest, "run_id": new.run_id}
+        record(connection, actor=actor, action="register", subject=version.id, details=details)
+        return _version_from_row(connection.execute(query).mappings().one())  # with the gate, if these bytes have met one
+
+    def _add_gate(self, connection: Connection, result: GateResult, version: AdapterVersion, actor: str | None) -> None:
+        row = {
+            "digest": result.digest,
+            "adapter_digest": result.candidate_digest,
+            "base_digest": result.base_digest,
+            "report_digest": result.report_digest,
+            "verdict": result.verdict,
+            "document": result.to_json(),
+            "recorded_at": now(),
+        }
+        connection.execute(insert(gate_results).values(row))
+        details = {"digest": version.digest, "gate_digest": result.digest, "report_digest": result.report_digest, "verdict": result.verdict}
+        record(connection, actor=actor, action="record_gate", subject=version.id, details=details)
+
+    def _read(self, query: Select[Any]) -> tuple[AdapterVersion, ...]:
+        with self.engine.connect() as connection:
+            return tuple(_version_from_row(row) for row in connection.execute(query).mappings())
+
+    def _describe_missing(self, name: str) -> str:
+        known = sorted({version.name for version in self.list_versions()})
+        if not known:
+            return f"no adapter {name!r}: none is registered yet; train one with `lorimer train`"
+        near = get_close_matches(name, known, n=1)
+        return f"no adapter {name!r}: " + (f"did you mean {near[0]!r}?" if near else f"there are {_join(known)}")
+
+
+def digest_of_folder(path: Path) -> str:
+    """The digest of an adapter: SHA-256 over its two files' names and SHA-256.
+
+    Raises:
+        AdapterError: if one is missing.
+    """
+    missing = [file for file in FILES if not (path / file).is_file()]
+    if missing:
+        raise AdapterError(f"{str(path)!r} is not an adapter's folder: {' and '.join(missing)} missing; give the folder a run has written")
+    return digest_of({file: digest_of_file(path / file) for file in FILES})
+
+
+def _keep_files(source: Path, digest: str) -> Path:
+    """Copy an adapter and its companions to the folder named by its digest, unless they are there."""
+    path = home() / "adapters" / digest[:16]
+    if not path.is_dir():
+        with new_folder(path) as folder:
+            for file in (*FILES, *(name for name in COMPANIONS if (source / name).is_file())):
+                shutil.copy(source / file, folder / file)
+    if digest_of_folder(path) != digest:
+        raise IntegrityError(f"{str(path)!r} holds other bytes than adapter {digest[:12]}: they were changed; remove the folder, try again")
+    return path
+
+
+def _select_versions() -> Select[Any]:
+    """Versions with the newest gate result of their bytes on their base, by name, newest first."""
+    gates, columns = gate_results.c, adapter_versions.c
+    same = (gates.adapter_digest == columns.digest) & (gates.base_digest == columns.base_digest)
+    newest = select(func.max(gates.id)).where(same).correlate(adapter_versions).scalar_subquery()
+    return (
+        select(adapter_versions, gates.report_digest, gates.digest.label("gate_digest"), gates.verdict.label("gate_verdict"))
+        .select_from(adapter_versions.outerjoin(gate_results, gates.id == newest))
+        .order_by(columns.name, columns.version.desc())
+    )
+
+
+def _version_from_row(row: RowMapping) -> AdapterVersion:
+    return AdapterVersion(**{**row, "path": home() / row["path"]})
+
+
+def _row_of(version: AdapterVersion) -> dict[str, Any]:
+    row = {column.name: getattr(version, column.name) for column in adapter_versions.columns}
+    return {**row, "path": str(version.path.relative_to(home()))}
+
+
+def _match_digest(name: str, prefix: str, versions: Sequence[AdapterVersion]) -> AdapterVersion:
+    """The one version whose digest begins so."""
+    if not re.fullmatch(f"[0-9a-f]{{{MIN_DIGEST_LEN},64}}", prefix):
+        raise UsageError(f"{name!r} has no digest after 'sha256:': give {MIN_DIGEST_LEN} to 64 hex digits")
+    found = [version for version in versions if version.digest.startswith(prefix)]
+    if len(found) > 1:
+        raise UsageError(f"{name!r} fits {_join(version.id for version in found)}: give more digits")
+    if not found:
+        known = _join(f"{version.id} = sha256:{version.digest[:12]}" for version in versions)
+        raise NotFoundError(f"no version of {versions[0].name!r} has a digest that begins with {prefix!r}: there are {known}")
+    return found[0]
+
+
+def _describe_missing_reference(name: str, adapter: str, reference: str, by_number: Iterable[str], by_alias: Iterable[str]) -> str:
+    versions, aliases = list(by_number), list(by_alias)
+    near = get_close_matches(reference, [*aliases, *versions], n=1)
+    has = f"versions {_join(reversed(versions))} and {'aliases ' + _join(aliases) if aliases else 'no aliases'}"
+    return f"{name!r} does not exist: adapter {adapter!r} has {has}" + (f"; did you mean {adapter + '@' + near[0]!r}?" if near else "")
+
+
+def _join(names: Iterable[str]) -> str:
+    listed = list(names)
+    rest = len(listed) - MAX_LISTED
+    return ", ".join(listed[:MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,1 @@
+"""The HTTP API in the shape of OpenAI, in front of the engine."""

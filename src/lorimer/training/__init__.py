@@ -1,0 +1,1 @@
+"""From a recipe and a dataset to an adapter: plan, batches, optimizer, loop, run folder."""

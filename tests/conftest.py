@@ -1,0 +1,28 @@
+"""Fixtures every room uses: an empty home, the shared public data where it is present."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SHARED_DATA = Path(os.environ.get("LORIMER_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh LORIMER_HOME for every test."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("LORIMER_HOME", str(folder))
+    monkeypatch.delenv("LORIMER_DATABASE", raising=False)
+    return folder
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real public data sets; tests that need it skip, saying so, where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"needs the shared public data sets in {SHARED_DATA}")
+    return SHARED_DATA

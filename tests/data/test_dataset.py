@@ -1,0 +1,113 @@
+"""A dataset is found by name and digest, and refused once its files differ from what the digest says."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lorimer.data.card import build_card
+from lorimer.data.dataset import Dataset, list_datasets, read_dataset, write_dataset
+from lorimer.data.example import Example, Message
+from lorimer.data.split import Splits
+from lorimer.errors import ConfigError, IntegrityError, NotFoundError
+
+
+def write(name: str, answer: str = "A") -> Dataset:
+    messages = (Message(role="user", content="Q é"), Message(role="assistant", content=answer))
+    splits = Splits(
+        train=(Example(messages=messages, source="f:1", tags={"language": "en"}),), validation=(), test=(Example(text="t", source="f:2"),)
+    )
+    return write_dataset(name, splits, build_card(name, splits, curation={}, sources=[], findings=[], problems=[]))
+
+
+def test_dataset_is_read_back_by_name_and_by_digest() -> None:
+    written = write("support")
+    assert read_dataset("support") == read_dataset(written.digest) == read_dataset(written.digest[:16]) == written
+
+
+def test_dataset_folder_holds_rows_card_and_report(home: Path) -> None:
+    written = write("support")
+    assert written.path == home / "datasets" / written.digest[:16]
+    files = {path.name for path in written.path.iterdir()}
+    assert files == {"train.jsonl", "validation.jsonl", "test.jsonl", "card.json", "card.html"}
+    assert json.loads((home / "datasets" / "support.json").read_text()) == {"digest": written.digest, "folder": written.digest[:16]}
+
+
+def test_equal_content_has_an_equal_digest_and_another_name_another() -> None:
+    assert write("support").digest == write("support").digest
+    assert write("support").digest != write("sales").digest
+    assert write("support").card["splits"] == write("sales").card["splits"]
+
+
+def test_name_moves_on_and_the_earlier_dataset_stays() -> None:
+    first, second = write("support", "A"), write("support", "B")
+    assert read_dataset("support") == second
+    assert read_dataset(first.digest).train == first.train
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("train.jsonl", lambda text: text.replace('"A"', '"B"')),
+        ("train.jsonl", lambda text: text.replace('"en"', '"de"')),
+        ("train.jsonl", lambda text: ""),
+        ("train.jsonl", lambda text: "{"),
+        ("train.jsonl", lambda text: "[]\n"),
+        ("card.json", lambda text: text.replace("support", "other")),
+        ("card.json", lambda text: "[]"),
+    ],
+)
+def test_changed_file_is_an_integrity_error(file: str, change) -> None:  # type: ignore[no-untyped-def]
+    path = write("support").path / file
+    path.write_text(change(path.read_text()))
+    with pytest.raises(IntegrityError, match=r"dataset 'support' in .* is damaged"):
+        read_dataset("support")
+
+
+def test_damaged_folder_is_not_taken_for_the_dataset_written_again() -> None:
+    (write("support").path / "test.jsonl").unlink()
+    with pytest.raises(IntegrityError, match="remove that folder and curate the dataset again"):
+        write("support")
+
+
+def test_damaged_pointer_is_an_integrity_error(home: Path) -> None:
+    write("support")
+    (home / "datasets" / "support.json").write_text("{")
+    with pytest.raises(IntegrityError, match=r"support.json' cannot be read"):
+        read_dataset("support")
+
+
+def test_unknown_name_lists_those_that_are_there() -> None:
+    with pytest.raises(NotFoundError, match="'suport'; there are none yet"):
+        read_dataset("suport")
+    write("support")
+    write("sales")
+    with pytest.raises(NotFoundError, match=r"'suport'; there are sales, support \(did you mean 'support'\?\)"):
+        read_dataset("suport")
+
+
+@pytest.mark.parametrize("name", ["../support", "", "a/b", "0" * 64, "0" * 16, "A"])
+def test_strange_names_are_not_found(name: str) -> None:
+    with pytest.raises(NotFoundError):
+        read_dataset(name)
+
+
+@pytest.mark.parametrize("name", ["../support", "", "Support", "-x", "x" * 64, "a b", "support\n"])
+def test_name_that_cannot_be_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="dataset name"):
+        write(name)
+
+
+def test_datasets_are_listed_by_name() -> None:
+    written = write("support")
+    write("sales")
+    summaries = list_datasets()
+    assert [summary.name for summary in summaries] == ["sales", "support"]
+    assert summaries[1].num_examples == {"train": 1, "validation": 0, "test": 1}
+    assert (summaries[1].digest, summaries[1].path) == (written.digest, written.path)
+
+
+def test_list_names_a_dataset_whose_folder_is_gone(home: Path) -> None:
+    write("support").path.rename(home / "elsewhere")
+    with pytest.raises(IntegrityError, match="dataset 'support'"):
+        list_datasets()

@@ -1,0 +1,99 @@
+"""Every scorer against answers that are right, wrong, nearly right, and not to be judged."""
+
+import json
+from typing import get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorimer.config import Metric
+from lorimer.evaluation.scorers import SCORERS, contains, exact, exact_json, field_accuracy, label, parse_object, score
+
+TARGET = '{"queue": "billing", "priority": 2, "urgent": true}'
+
+
+def test_every_metric_has_a_scorer() -> None:
+    assert set(SCORERS) == set(get_args(Metric))
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [("yes", 1), (" yes\n", 1), ("Yes", 0), ("yes.", 0), ("", 0)],
+)
+def test_exact_compares_trimmed_text(answer: str, value: float) -> None:
+    assert exact(answer, "yes").value == value
+
+
+def test_exact_takes_both_spellings_of_an_accent() -> None:
+    assert exact("Mu\u0308ller", "M\u00fcller").value == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "value", "explanation"),
+    [
+        (TARGET, 1, ""),
+        ('\n{"urgent":true,"priority":2,"queue":"billing"} ', 1, ""),
+        ('{"queue": "billing", "priority": 2.0, "urgent": true}', 1, ""),
+        ('{"queue": "sales", "priority": 2, "urgent": true}', 0, "'queue' differs"),
+        ('{"queue": "billing", "priority": "2", "urgent": 1}', 0, "'priority' differs; 'urgent' differs"),
+        ('{"queue": "billing", "priority": 2}', 0, "'urgent' is missing"),
+        ('{"queue": "billing", "priority": 2, "urgent": true, "team": null}', 0, "'team' is not wanted"),
+        (f"Sure! {TARGET}", 0, "is not one JSON object and nothing else"),
+        (f"{TARGET}\nHope this helps.", 0, "is not one JSON object and nothing else"),
+        (f"```json\n{TARGET}\n```", 0, "is not one JSON object and nothing else"),
+        ('["billing"]', 0, "is not one JSON object and nothing else"),
+        ('{"queue": "billing", "queue": "billing", "priority": 2, "urgent": true}', 0, "is not one JSON object and nothing else"),
+        ('{"priority": NaN}', 0, "is not one JSON object and nothing else"),
+        ('{"priority": 1e999}', 0, "is not one JSON object and nothing else"),
+        ('{"a": ' + "[" * 100_000, 0, "is not one JSON object and nothing else"),
+        ("", 0, "is not one JSON object and nothing else"),
+    ],
+)
+def test_exact_json_compares_objects_field_by_field(answer: str, value: float, explanation: str) -> None:
+    found = exact_json(answer, TARGET)
+    assert (found.value, found.explanation) == (value, explanation)
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_exact_json_survives_any_answer(answer: str) -> None:
+    assert exact_json(answer, TARGET).value in (0, 1)
+    assert exact_json(answer, answer).value in (None, 1)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text(), st.one_of(st.none(), st.booleans(), st.integers(), st.text()), min_size=1))
+def test_parse_object_does_not_care_how_it_is_written(value: dict[str, object]) -> None:
+    plain = parse_object(json.dumps(value))
+    assert plain is not None
+    assert plain == parse_object(json.dumps(dict(reversed(value.items())), indent=4, ensure_ascii=True))
+
+
+@pytest.mark.parametrize(("answer", "value"), [("The refund is approved.", 1), ("REFUND", 1), ("no", 0)])
+def test_contains_looks_anywhere_whatever_the_case(answer: str, value: float) -> None:
+    assert contains(answer, " Refund ").value == value
+
+
+@pytest.mark.parametrize(("answer", "value"), [("Card_Arrival", 1), ("card_arrival.", 1), (" card_arrival !\n", 1), ("card", 0), ("", 0)])
+def test_label_forgives_case_space_and_final_punctuation(answer: str, value: float) -> None:
+    assert label(answer, "card_arrival").value == value
+
+
+@pytest.mark.parametrize(("metric", "target"), [("exact_json", "billing"), ("contains", " "), ("label", "?!")])
+def test_target_that_cannot_be_judged_is_unscored(metric: Metric, target: str) -> None:
+    found = score(metric, "an answer", target)
+    assert found.value is None
+    assert "target" in found.explanation
+
+
+def test_missing_answer_is_unscored_but_an_empty_one_is_wrong() -> None:
+    assert score("exact", None, "yes").value is None
+    assert score("exact", "", "yes").value == 0
+
+
+def test_field_accuracy_counts_each_field_of_the_targets() -> None:
+    targets = ['{"queue": "a", "product": "x"}', '{"queue": "b"}', '{"queue": "c", "product": "y"}', '{"queue": "d"}', "no JSON"]
+    answers = ['{"queue": "a", "product": "z"}', '{"queue": "b"}', "nonsense", None, '{"queue": "e"}']
+    found = field_accuracy(answers, targets)
+    assert {name: (share.num_correct, share.num_items) for name, share in found.items()} == {"queue": (2, 3), "product": (0, 2)}
