@@ -4,9 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+torch.set_num_threads(1)  # tiny models: a second thread costs more than it helps
 
 SHARED_DATA = Path(os.environ.get("LORIMER_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 

@@ -12,6 +12,7 @@ from lorimer.cli.console import error_console
 from lorimer.errors import LorimerError
 
 EXIT_FAILURE = 1
+EXIT_INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 app = typer.Typer(
     help="From raw examples to a governed, served LoRA adapter, on hardware you already own.",
@@ -50,7 +51,7 @@ def run(arguments: list[str]) -> int:
     except LorimerError as exc:
         return _fail(str(exc), exc.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted: what was finished is kept, nothing is half-written; run the command again to go on", EXIT_FAILURE)
+        result = EXIT_INTERRUPTED
     except BrokenPipeError:
         return EXIT_FAILURE
     except OSError as exc:
@@ -64,6 +65,8 @@ def run(arguments: list[str]) -> int:
         return _fail(
             f"{show()} (`lorimer {' '.join(_words(arguments))} --help` shows how)".replace("  ", " "), getattr(exc, "exit_code", 2)
         )
+    if result == EXIT_INTERRUPTED:
+        return _fail("interrupted: what was finished is kept, nothing is half-written; run the command again to begin anew", EXIT_FAILURE)
     return result if isinstance(result, int) else 0
 
 

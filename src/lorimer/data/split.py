@@ -39,7 +39,7 @@ class WithoutLeaks(NamedTuple):
     finding: Finding
 
 
-def split(examples: Sequence[Example], *, validation: float = 0.1, test: float = 0.2, seed: int = 0) -> Splits:
+def split(examples: Sequence[Example], *, validation: float = 0.05, test: float = 0.1, seed: int = 0) -> Splits:
     """Split by hash; fewer than ten examples all go to train, and train is never empty while there are any.
 
     Raises:

@@ -1,6 +1,7 @@
 """The adapters resident in memory, by digest; the least recently used leave when the bytes run out."""
 
 from collections import OrderedDict
+from collections.abc import Collection
 from pathlib import Path
 
 from lorimer.errors import EngineError
@@ -34,11 +35,12 @@ class AdapterPool:
         if digest not in self._resident:
             self.add(digest, load_adapter(folder, self.base))
 
-    def add(self, digest: str, lora: LoRA) -> None:
-        """Make an adapter in memory resident, in the base's precision."""
+    def add(self, digest: str, lora: LoRA, *, keep: Collection[str | None] = ()) -> None:
+        """Make an adapter in memory resident, in the base's precision; those to `keep` stay, whatever the bytes."""
         self._resident[digest] = lora.to(dtype=self.base.dtype, device=self.base.device)
-        while self.num_bytes > self.max_bytes and len(self._resident) > 1:
-            self._resident.popitem(last=False)
+        leaving = [other for other in self._resident if other != digest and other not in keep]
+        while self.num_bytes > self.max_bytes and leaving:
+            del self._resident[leaving.pop(0)]
 
     def get(self, digest: str) -> LoRA:
         """A resident adapter.

@@ -39,21 +39,25 @@ class Engine:
         """Whether a step would do anything."""
         return self.scheduler.has_work
 
+    @property
+    def max_len(self) -> int:
+        """Tokens the longest sequence may have, prompt and answer together."""
+        return min(self.base.max_len, self.cache.num_blocks * BLOCK_LEN)
+
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence.
 
         Raises:
             EngineError: if it can never be served: empty, too long for base or cache, adapter not loaded.
         """
-        longest = min(self.base.max_len, self.cache.num_blocks * BLOCK_LEN)
         if not sequence.prompt_ids:
             raise EngineError("the prompt has no tokens")
         if sequence.params.max_tokens < 1:
             raise EngineError(f"max_tokens is {sequence.params.max_tokens}: ask for at least one token")
-        if sequence.max_len > longest:
+        if sequence.max_len > self.max_len:
             raise EngineError(
                 f"prompt of {len(sequence.prompt_ids)} tokens plus {sequence.params.max_tokens} asked for is {sequence.max_len}, "
-                f"but this engine's limit is {longest}: shorten the prompt or ask for fewer tokens"
+                f"but this engine's limit is {self.max_len}: shorten the prompt or ask for fewer tokens"
             )
         if sequence.adapter is not None:
             self.adapters.get(sequence.adapter)

@@ -42,7 +42,7 @@ class KVCache:
         """Keep key and value (T, G, D) at slots (T); returns the layer's pools (slots, G, D)."""
         if layer not in self.layers:
             shape = (self.num_blocks * BLOCK_LEN, *key.shape[1:])
-            self.layers[layer] = key.new_zeros(shape), value.new_zeros((shape[0], *value.shape[1:]))
+            self.layers[layer] = key.new_empty(shape), value.new_empty((shape[0], *value.shape[1:]))
         keys, values = self.layers[layer]
         keys[slots], values[slots] = key, value
         return keys, values
@@ -82,7 +82,10 @@ class CachedSegments:
             row += work.stop - work.start
         self.single_rows = torch.tensor([row for row, _ in singles], dtype=torch.long, device=device)  # (S)
         self.single_lens = torch.tensor([len(own) for _, own in singles], device=device)  # (S)
-        self.single_slots = torch.nn.utils.rnn.pad_sequence([own for _, own in singles], batch_first=True) if singles else None  # (S, K)
+        longest = max((len(own) for _, own in singles), default=0)
+        # padded with places of their own: a masked place still meets the product, and only written memory is surely finite
+        padded = [torch.cat([own, own[:1].expand(longest - len(own))]) for _, own in singles]
+        self.single_slots = torch.stack(padded) if padded else None  # (S, K)
 
     def attend(self, layer_index: int, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
         """See `lorimer.model.attention.Segments.attend`."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+MIN_TEMPERATURE = 1e-5  # below it the likeliest token takes all, and dividing by it would overflow
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
@@ -26,7 +28,7 @@ def sample(logits: Tensor, params: Sequence[SamplingParams], generators: Sequenc
     """logits (n, V), one set of parameters and one generator a row -> n token ids."""
     tokens: list[int] = logits.argmax(-1).tolist()
     for row, (wanted, generator) in enumerate(zip(params, generators, strict=True)):
-        if wanted.temperature > 0:
+        if wanted.temperature >= MIN_TEMPERATURE:
             tokens[row] = _draw(logits[row].float() / wanted.temperature, wanted.top_p, generator)
     return tokens
 
@@ -36,6 +38,7 @@ def _draw(logits: Tensor, top_p: float, generator: torch.Generator | None) -> in
     probabilities = logits.softmax(-1)
     if top_p < 1:
         ordered, places = probabilities.sort(descending=True)
-        outside = ordered.cumsum(-1) - ordered >= top_p  # the first token is never outside
+        outside = ordered.cumsum(-1) - ordered >= top_p
+        outside[0] = False  # not even where top_p is 0
         probabilities = torch.zeros_like(probabilities).scatter(0, places, ordered.masked_fill(outside, 0))
     return int(torch.multinomial(probabilities, 1, generator=generator))

@@ -31,7 +31,7 @@ class TextStream:
         return piece
 
     def _num_held(self, whole: str) -> int:
-        """Characters kept back: half a character, or what may grow into a stop string."""
-        if whole.endswith("\N{REPLACEMENT CHARACTER}"):
-            return len(whole) - len(whole.rstrip("\N{REPLACEMENT CHARACTER}"))
-        return max((n for stop in self.stop for n in range(1, len(stop)) if whole.endswith(stop[:n])), default=0)
+        """Characters kept back: half a character, and what may grow into a stop string."""
+        settled = whole.rstrip("\N{REPLACEMENT CHARACTER}")
+        num_begun = max((n for stop in self.stop for n in range(1, len(stop)) if settled.endswith(stop[:n])), default=0)
+        return len(whole) - len(settled) + num_begun

@@ -18,6 +18,7 @@ from lorimer.model.attention import IMPLEMENTATION, PackedSegments, Segments
 from lorimer.model.chat import Renderer
 from lorimer.model.lora import AdapterRows, LoRALinear, Routing
 from lorimer.model.machine import probe
+from lorimer.model.norm import replace_norms
 from lorimer.model.shipped import MANIFEST, SHIPPED, prepare, shipped_folder
 from lorimer.storage import digest_of, digest_of_file
 
@@ -50,6 +51,7 @@ class Base:
         self.renderer = Renderer(tokenizer, end_ids=_end_ids(model))
         self.routing = Routing()
         self.layers = _replace_linears(model, self.routing)
+        replace_norms(model)
         self.decoder = model.get_decoder()
         self.head = Head(model)
         self._check_head()

@@ -1,0 +1,70 @@
+"""Root-mean-square norms that keep only their input for the backward pass (Zhang and Sennrich 2019, arXiv:1910.07467).
+
+transformers' norms leave half a dozen float32 intermediates to autograd; these recompute them. Which gain a norm applies (its weight,
+or one plus its weight as in Gemma) is found by asking the norm itself, so no architecture is named here.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """y = x / rms(x) * gain, computed in float32."""
+
+    def __init__(self, gain: Tensor, eps: float) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(gain, requires_grad=False)  # float32 (h)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (.., h) -> (.., h)."""
+        result: Tensor = _RMSNorm.apply(x, self.gain, self.eps)  # type: ignore[no-untyped-call]
+        return result
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, eps: float) -> Tensor:
+        wide = x.float() if x.dtype != torch.float32 else x.clone()
+        inverse = torch.linalg.vecdot(wide, wide).unsqueeze_(-1).div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, inverse, gain)
+        return wide.mul_(inverse).mul_(gain).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, inverse, gain = ctx.saved_tensors
+        d_normed = grads[0].float() * gain
+        normed = x.float() * inverse
+        share = torch.linalg.vecdot(d_normed, normed).unsqueeze_(-1).div_(x.shape[-1])
+        return d_normed.sub_(normed.mul_(share)).mul_(inverse).to(x.dtype), None, None
+
+
+def replace_norms(model: nn.Module) -> int:
+    """Put an `RMSNorm` in the place of every norm it equals; returns how many there were. Others stay as they are."""
+    found = [(name, module) for name, module in model.named_modules() if type(module).__name__.endswith("RMSNorm")]
+    num_replaced = 0
+    for name, module in found:
+        ours = _equal_norm(module)
+        if ours is not None:
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, ours)
+            num_replaced += 1
+    return num_replaced
+
+
+@torch.no_grad()
+def _equal_norm(module: nn.Module) -> RMSNorm | None:
+    """A norm of ours that answers as `module` does, or None."""
+    weight = getattr(module, "weight", None)
+    eps = getattr(module, "eps", getattr(module, "variance_epsilon", None))
+    if not isinstance(weight, Tensor) or weight.ndim != 1 or not isinstance(eps, float):
+        return None
+    x = torch.linspace(-2, 3, 2 * weight.shape[0], device=weight.device).view(2, -1).to(weight.dtype)
+    wanted = module(x).float()
+    for gain in (weight.float(), 1 + weight.float()):
+        ours = RMSNorm(gain, eps)
+        if torch.allclose(ours(x).float(), wanted, rtol=1e-2, atol=1e-2 * float(wanted.abs().max())):
+            return ours
+    return None

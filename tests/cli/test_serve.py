@@ -1,0 +1,102 @@
+"""`lorimer serve` and `lorimer chat`, on a tiny base in Hugging Face format."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from fakes import random_lora, save_tiny_base
+from lorimer.cli.chat import chat
+from lorimer.cli.serve import serve
+from lorimer.database import open_database
+from lorimer.errors import NotFoundError, UsageError
+from lorimer.model.adapter import Lock, save_adapter
+from lorimer.model.base import load_base
+from lorimer.registry.records import NewVersion
+from lorimer.registry.registry import Registry
+from lorimer.serving.server import background_server, open_app
+
+app = typer.Typer()
+app.command()(serve)
+app.command()(chat)
+PROGRAM = "import sys; from test_serve import app; app(sys.argv[1:], standalone_mode=False)"
+
+
+@pytest.fixture
+def base_folder(tmp_path: Path) -> Path:
+    """A tiny base with an adapter registered for it."""
+    folder = tmp_path / "base"
+    save_tiny_base(folder)
+    base = load_base(str(folder))
+    lora = random_lora(base, seed=1)
+    digests = {"base_digest": base.digest, "template_digest": "t" * 64, "dataset_digest": "d" * 64}
+    save_adapter(lora, tmp_path / "run", base, Lock(base_name=base.name, run_id="run-1", **digests))
+    lineage = {"base_name": base.name, "dataset_name": "tickets", "run_id": "run-1", **digests}
+    new = NewVersion(name="helpdesk", source=tmp_path / "run", rank=4, alpha=8.0, num_parameters=lora.num_parameters, **lineage)
+    Registry(open_database()).register(new)
+    return folder
+
+
+@pytest.fixture
+def server(base_folder: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """`lorimer serve` as a process; its base is found through the adapter."""
+    here = str(Path(__file__).parent)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([here, *sys.path]), "COLUMNS": "300"}
+    command = [sys.executable, "-c", PROGRAM, "serve", "--port", "0"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.stdout
+
+
+def test_serve_says_what_can_be_asked_and_ends_with_one_line(server: subprocess.Popen[str]) -> None:
+    assert server.stdout is not None
+    first = server.stdout.readline()
+    assert first.startswith("Serving ")
+    url = first.split(" on ")[1].split()[0]
+    assert b'"status":"ok"' in urlopen(f"{url}/healthz").read()
+    lines = [server.stdout.readline() for _ in range(3)]
+    assert [line.split()[0] for line in lines] == ["helpdesk", "helpdesk@v1", "Try:"]
+    assert f"curl {url}/v1/chat/completions" in lines[2]
+    server.send_signal(signal.SIGINT)
+    output, errors = server.communicate(timeout=20)
+    assert (server.returncode, output.strip()) == (0, "Stopped.")
+    assert "Traceback" not in errors
+
+
+def test_chat_answers_once_in_process_and_through_a_server(base_folder: Path) -> None:
+    here = run("chat", "helpdesk", "--message", "hi", "--system", "Be brief.")
+    with background_server(open_app(load_base(str(base_folder)))) as url:
+        there = run("chat", "helpdesk", "--message", "hi", "--system", "Be brief.", "--url", url)
+    assert len(here) > 10
+    assert here == there
+
+
+def test_chat_reads_lines_until_the_end(base_folder: Path) -> None:
+    with background_server(open_app(load_base(str(base_folder)))) as url:
+        result = CliRunner().invoke(app, ["chat", "base", "--url", url], input="hi\n\nand?\n", catch_exceptions=False)
+        once = run("chat", "base", "--message", "hi", "--url", url)
+    assert result.stdout.startswith(once)
+    assert len(result.stdout) > len(once)
+
+
+def test_unknown_names_are_one_sentence(base_folder: Path) -> None:
+    with pytest.raises(NotFoundError, match="did you mean 'helpdesk'"):
+        run("chat", "helpdsk", "--message", "hi")
+    with pytest.raises(NotFoundError, match="is neither a shipped base nor a folder"):
+        run("serve", "--base", "no-such-base")
+    with pytest.raises(UsageError, match="is not a server's address"):
+        run("chat", "helpdesk", "--message", "hi", "--url", "localhost")

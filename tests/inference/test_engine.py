@@ -1,0 +1,141 @@
+"""The engine's answers equal the plain, unbatched, uncached way of computing them; nothing leaks, nothing is left behind."""
+
+import pytest
+import torch
+from fakes import ARCHITECTURES, random_lora, tiny_base
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorimer.errors import EngineError
+from lorimer.inference.engine import Engine, EngineConfig, generate
+from lorimer.inference.sampling import SamplingParams
+from lorimer.inference.sequence import Sequence
+from lorimer.model.attention import PackedSegments
+from lorimer.model.base import Base
+from lorimer.model.lora import AdapterRows, LoRA
+
+GREEDY = SamplingParams(max_tokens=8, ignore_eos=True)
+
+
+def alone(base: Base, prompt: tuple[int, ...], lora: LoRA | None, num_tokens: int = 8) -> list[int]:
+    """Greedy, one sequence, everything computed anew for every token."""
+    ids = list(prompt)
+    with torch.inference_mode():
+        for _ in range(num_tokens):
+            rows = [AdapterRows(start=0, stop=len(ids), adapter=lora)]
+            hidden = base.hidden_states(torch.tensor(ids), torch.arange(len(ids)), PackedSegments([len(ids)]), rows)
+            ids.append(int(base.head.logits(hidden[-1:]).argmax()))
+    return ids[len(prompt) :]
+
+
+def prompts(*lengths: int) -> list[tuple[int, ...]]:
+    generator = torch.Generator().manual_seed(5)
+    return [tuple(torch.randint(5, 260, (n,), generator=generator).tolist()) for n in lengths]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("tokens_per_step", [2048, 7])
+def test_mixed_adapters_in_one_batch_answer_as_each_alone(architecture: str, tokens_per_step: int) -> None:
+    base = tiny_base(architecture)
+    engine = Engine(base, EngineConfig(max_tokens_per_step=tokens_per_step))
+    loras = {None: None, "aa": random_lora(base, seed=1), "bb": random_lora(base, seed=2, rank=2), "cc": random_lora(base, seed=3, rank=7)}
+    for digest, lora in loras.items():
+        if digest is not None and lora is not None:
+            engine.adapters.add(digest, lora)
+    asked = [Sequence(prompt_ids=p, params=GREEDY, adapter=d) for p in prompts(3, 17, 40, 1) for d in loras]
+    finished = {s.id: s.output_ids for s in generate(engine, asked)}
+    for sequence in asked:
+        assert finished[sequence.id] == alone(base, sequence.prompt_ids, loras[sequence.adapter])
+    assert len({tuple(finished[s.id]) for s in asked[4:8]}) == 4  # the adapters do answer differently
+
+
+def test_cache_is_whole_again_when_all_have_finished() -> None:
+    engine = Engine(tiny_base())
+    free = sorted(engine.cache.free_blocks)
+    list(generate(engine, [Sequence(prompt_ids=p, params=GREEDY) for p in prompts(5, 50, 33)]))
+    assert sorted(engine.cache.free_blocks) == free
+
+
+def test_full_cache_makes_sequences_wait_not_fail() -> None:
+    base = tiny_base()
+    engine = Engine(base)
+    engine.cache.num_blocks, engine.cache.free_blocks = 2, [0, 1]  # room for one of 40 + 8 tokens at a time
+    asked = [Sequence(prompt_ids=p, params=GREEDY) for p in prompts(40, 40, 40)]
+    for sequence in generate(engine, asked):
+        assert sequence.output_ids == alone(base, sequence.prompt_ids, None)
+
+
+def test_abort_frees_blocks_and_leaves_the_others() -> None:
+    base = tiny_base()
+    engine = Engine(base)
+    free = sorted(engine.cache.free_blocks)
+    first, second, third = (Sequence(prompt_ids=p, params=GREEDY) for p in prompts(9, 10, 11))
+    for sequence in (first, second, third):
+        engine.add(sequence)
+    engine.step()
+    engine.abort(first)
+    engine.abort(first)
+    while engine.has_work:
+        engine.step()
+    assert first.finish_reason == "aborted"
+    assert second.output_ids == alone(base, second.prompt_ids, None)
+    assert sorted(engine.cache.free_blocks) == free
+
+
+def test_answer_ends_at_a_stop_token_which_is_not_part_of_it() -> None:
+    base = tiny_base()
+    prompt = prompts(12)[0]
+    third = alone(base, prompt, None)[2]
+    base.renderer.stop_ids = frozenset({third})
+    (sequence,) = generate(Engine(base), [Sequence(prompt_ids=prompt, params=SamplingParams(max_tokens=8))])
+    assert (sequence.finish_reason, sequence.output_ids) == ("stop", alone(base, prompt, None)[: sequence.output_ids.__len__()])
+    assert third not in sequence.output_ids
+
+
+@pytest.mark.parametrize(
+    ("sequence", "reason"),
+    [
+        (Sequence(prompt_ids=()), "no tokens"),
+        (Sequence(prompt_ids=(5,), params=SamplingParams(max_tokens=0)), "at least one token"),
+        (Sequence(prompt_ids=(5,) * 500, params=SamplingParams(max_tokens=13)), "limit is 512"),
+        (Sequence(prompt_ids=(5,), adapter="ff"), "not loaded"),
+    ],
+)
+def test_requests_that_cannot_be_served_are_refused(sequence: Sequence, reason: str) -> None:
+    with pytest.raises(EngineError, match=reason):
+        Engine(tiny_base()).add(sequence)
+
+
+def test_same_seed_same_answer_whoever_else_is_in_the_batch() -> None:
+    base = tiny_base()
+    params = SamplingParams(max_tokens=12, temperature=1.3, top_p=0.9, seed=11, ignore_eos=True)
+    prompt, *others = prompts(12, 20, 4)
+    (solo,) = generate(Engine(base), [Sequence(prompt_ids=prompt, params=params)])
+    company = [Sequence(prompt_ids=p, params=SamplingParams(max_tokens=12, temperature=1.0, ignore_eos=True)) for p in others]
+    same = Sequence(prompt_ids=prompt, params=params)
+    list(generate(Engine(base), [company[0], same, company[1]]))
+    assert same.output_ids == solo.output_ids
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.integers(1, 9), st.sampled_from([None, "aa", "bb"])), min_size=1, max_size=9),
+    st.integers(1, 64),
+    st.integers(1, 5),
+)
+def test_any_load_is_answered_as_alone(load: list[tuple[int, int, str | None]], tokens_per_step: int, max_sequences: int) -> None:
+    base = BASE
+    engine = Engine(base, EngineConfig(max_tokens_per_step=tokens_per_step, max_sequences=max_sequences))
+    loras = {None: None, "aa": LORAS[0], "bb": LORAS[1]}
+    engine.adapters.add("aa", LORAS[0])
+    engine.adapters.add("bb", LORAS[1])
+    asked = [
+        Sequence(prompt_ids=prompts(length)[0], params=SamplingParams(max_tokens=n, ignore_eos=True), adapter=digest) for length, n, digest in load
+    ]
+    assert len(list(generate(engine, asked))) == len(asked)
+    for sequence in asked:
+        assert sequence.output_ids == alone(base, sequence.prompt_ids, loras[sequence.adapter], sequence.params.max_tokens)
+
+
+BASE = tiny_base("gemma3")
+LORAS = random_lora(BASE, seed=1), random_lora(BASE, seed=2, rank=2)

@@ -1,0 +1,72 @@
+"""A plan resolves recipe, preset, dataset and base, says why, and refuses what cannot be."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import tiny_base
+
+from lorimer.config import Recipe
+from lorimer.data.dataset import Dataset
+from lorimer.data.example import Example, Message
+from lorimer.errors import ConfigError, TrainingError
+from lorimer.training.plan import describe, plan
+
+
+def dataset(num_rows: int = 20, answer: str = "yes") -> Dataset:
+    rows = tuple(
+        Example(messages=(Message(role="user", content=f"question {i}"), Message(role="assistant", content=answer)), source=f"t.jsonl:{i + 1}")
+        for i in range(num_rows)
+    )
+    return Dataset(name="t", digest="d" * 64, train=rows, validation=(), test=(), card={}, path=Path())
+
+
+def recipe(**keys: Any) -> Recipe:
+    return Recipe(base="tiny", dataset="t", **keys)
+
+
+def test_preset_decides_what_the_recipe_leaves_open() -> None:
+    found = plan(recipe(preset="classification"), dataset(), tiny_base())
+    assert (found.lora.rank, found.lora.alpha, found.optimizer.learning_rate, found.metric) == (16, 32.0, 1e-3, "label")
+    assert found.num_steps == round(3 * 20 / 16)
+    assert set(found.reasons) == {"rank", "alpha", "learning_rate", "batch_size", "epochs"}
+    assert "labels are little information" in found.reasons["rank"]
+
+
+def test_recipe_has_the_last_word() -> None:
+    keys = {"rank": 3, "alpha": 6.0, "learning_rate": 0.01, "batch_size": 5, "steps": 7, "metric": "contains", "targets": ["q_proj"], "seed": 4}
+    found = plan(recipe(**keys), dataset(), tiny_base())
+    assert (found.lora.rank, found.lora.alpha, found.batch_size, found.num_steps, found.metric, found.seed) == (3, 6.0, 5, 7, "contains", 4)
+    assert found.lora.target_modules == tuple(f"model.layers.{i}.self_attn.q_proj" for i in range(3))
+    assert found.reasons["rank"] == "given in the recipe"
+
+
+def test_numbers_add_up() -> None:
+    base = tiny_base("llama")
+    found = plan(recipe(rank=4), dataset(), base)
+    assert found.num_parameters == sum(4 * (layer.in_features + layer.out_features) for layer in base.layers.values())
+    assert found.adapter_bytes == 4 * found.num_parameters
+    assert found.trainable_share == found.num_parameters / (base.num_parameters + found.num_parameters)
+    assert 0 < found.seconds.low < found.seconds.high
+    assert 0 < found.memory_bytes.low < found.memory_bytes.high
+
+
+def test_long_rows_are_left_out_and_named() -> None:
+    rows = dataset(3)
+    long = Example(messages=(Message(role="user", content="x" * 300), Message(role="assistant", content="y")), source="t.jsonl:9")
+    found = plan(recipe(max_len=100), Dataset(**{f: getattr(rows, f) for f in Dataset.__slots__} | {"train": (*rows.train, long)}), tiny_base())
+    assert (found.num_rows, found.too_long) == (3, ("t.jsonl:9",))
+    assert "t.jsonl:9" in describe(found)["left out"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "error", "reason"),
+    [
+        ({"targets": ["q_porj"]}, ConfigError, r"no linear layer named 'q_porj'; it has .*q_proj"),
+        ({"max_len": 9999}, ConfigError, "reads at most 512"),
+        ({"max_len": 10}, TrainingError, "no training row of at most 10 tokens"),
+    ],
+)
+def test_what_cannot_be_is_refused(keys: dict[str, Any], error: type[Exception], reason: str) -> None:
+    with pytest.raises(error, match=reason):
+        plan(recipe(**keys), dataset(), tiny_base())
