@@ -9,6 +9,7 @@ LorimerError               1  something failed
  |- TrainingError          1  a run that cannot go on (non-finite loss, nothing to learn from)
  |- AdapterError           1  adapter files that do not fit the base
  |- EngineError            1  a request the engine cannot serve
+ |- ApiError               1  a request the HTTP API refuses, with its status (serving/refusals.py)
  |- GateFailedError        3  a gate said FAIL, or could not be evaluated (ERROR)
  |- AwaitingApprovalError  4  a second person has to approve
  |- InconclusiveError      5  a gate said INCONCLUSIVE

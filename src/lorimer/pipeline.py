@@ -19,7 +19,7 @@ from lorimer.evaluation.gates import GateResult, check
 from lorimer.evaluation.page import report_folder, write_report
 from lorimer.evaluation.report import EvalReport, build_report
 from lorimer.evaluation.task import Task, task_from_dataset
-from lorimer.inference.engine import Engine
+from lorimer.inference.engine import Engine, EngineConfig
 from lorimer.model.base import Base, load_base
 from lorimer.registry.promotion import promote
 from lorimer.registry.records import AdapterVersion, Alias, NewVersion
@@ -27,6 +27,8 @@ from lorimer.registry.registry import Registry, digest_of_folder
 from lorimer.training.loop import StepMetrics
 from lorimer.training.plan import TrainingPlan, metric_of, plan
 from lorimer.training.runs import Run, open_run, train_run
+
+EVALUATION_SEQUENCES = 96  # nobody waits for the first word, so wide batches: each step reads the base once for all of them
 
 Made = Dataset | Base | TrainingPlan | Run | StepMetrics | Task | Answer | EvalReport | GateResult | AdapterVersion | Alias
 
@@ -61,7 +63,7 @@ def build(recipe: Recipe) -> Iterator[Made]:
 def judge(recipe: Recipe, dataset: Dataset, base: Base, *, name: str, folder: Path) -> Iterator[Task | Answer | EvalReport | GateResult]:
     """Ask an adapter's saved files and the base the test split; yields the task, each answer, the report, the gate's result."""
     digest = digest_of_folder(folder)
-    engine = Engine(base)
+    engine = Engine(base, EngineConfig(max_sequences=EVALUATION_SEQUENCES))
     engine.adapters.load(digest, folder)
     task = task_from_dataset(dataset, metric_of(recipe))
     yield task

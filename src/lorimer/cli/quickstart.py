@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from lorimer.cli.console import console, error_console, print_json, working
 from lorimer.config import home, read_recipe
@@ -100,7 +100,7 @@ def _ask_server(base: "Base", version: "AdapterVersion", task: "Task") -> None:
 
     from lorimer.serving.server import background_server, open_app
 
-    table = Table("unseen ticket", "answer", "", title=f"Asked {version.id} through the openai client")
+    table = Table("unseen ticket", Column("answer", overflow="fold"), Column("", overflow="fold"), title=f"Asked {version.id} through the openai client")
     with background_server(open_app(base)) as url, OpenAI(base_url=f"{url}/v1", api_key="none") as client:
         error_console.print(f"Serving at {url}", highlight=False)
         for sample in _spread(task):

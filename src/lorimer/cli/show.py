@@ -34,8 +34,12 @@ def show_progress(things: Iterable[Made], *, quiet: bool = False) -> Iterator[Ma
                     _advance(progress, bars, "Evaluating base and adapter", 2 * len(made.samples), "", by=0)
                 case Answer():
                     _advance(progress, bars, "Evaluating base and adapter", None, "")
-                case _ if not quiet:
-                    show(made)
+                case Dataset():
+                    _advance(progress, bars, "Loading base", 1, "", by=0)
+                case Base():
+                    _advance(progress, bars, "Loading base", 1, "")
+            if not quiet and not isinstance(made, StepMetrics | Task | Answer):
+                show(made)
             yield made
 
 

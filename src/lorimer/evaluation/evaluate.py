@@ -8,7 +8,7 @@ from lorimer.inference.engine import Engine, generate
 from lorimer.inference.sampling import SamplingParams
 from lorimer.inference.sequence import Sequence
 
-ROOM_TOKENS = 16  # beyond the longest target: enough to see that an answer went on too long
+ROOM_TOKENS = 8  # beyond the longest target: enough to see that an answer went on too long
 FREE_TOKENS = 256  # where a longer answer may still be right
 
 

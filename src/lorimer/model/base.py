@@ -22,6 +22,8 @@ from lorimer.model.norm import replace_norms
 from lorimer.model.shipped import MANIFEST, SHIPPED, prepare, shipped_folder
 from lorimer.storage import digest_of, digest_of_file
 
+NUM_PROBE_TOKENS = 4
+
 
 class Head:
     """From hidden states to logits; what `forward` of the model's own class does after its decoder."""
@@ -49,12 +51,13 @@ class Base:
         self.name, self.digest = name, digest
         self.model = model.eval().requires_grad_(False)
         self.renderer = Renderer(tokenizer, end_ids=_end_ids(model))
+        expected = _probe(model)
         self.routing = Routing()
         self.layers = _replace_linears(model, self.routing)
         replace_norms(model)
         self.decoder = model.get_decoder()
         self.head = Head(model)
-        self._check_head()
+        self._check_replacements(expected)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -91,15 +94,22 @@ class Base:
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
 
-    def _check_head(self) -> None:
-        """Refuse a model whose class does something between decoder and logits that `Head` does not know."""
-        ids = torch.arange(3, device=self.device)
-        with torch.inference_mode():
-            segments = PackedSegments([3], self.device)
-            wanted = self.model(input_ids=ids[None], position_ids=ids[None], use_cache=False, segments=segments).logits[0].float()
-            found = self.head.logits(self.hidden_states(ids, ids, segments)).float()
-        if not torch.allclose(found, wanted, rtol=2e-2, atol=2e-2 * float(wanted.abs().max())):
+    @torch.inference_mode()
+    def _check_replacements(self, expected: Tensor) -> None:
+        """Refuse a model that answers otherwise with our layers, norms and head than it did with its own."""
+        ids = torch.arange(NUM_PROBE_TOKENS, device=self.device)
+        found = self.head.logits(self.hidden_states(ids, ids, PackedSegments([len(ids)], self.device))).float()
+        if not torch.allclose(found, expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max())):
             raise EngineError(f"base {self.name!r} ({type(self.model).__name__}) computes its logits in a way Lorimer does not know")
+
+
+@torch.inference_mode()
+def _probe(model: PreTrainedModel) -> Tensor:
+    """Logits (n, V) of a few tokens by the model's own layers."""
+    ids = torch.arange(NUM_PROBE_TOKENS, device=model.device)
+    output = model(input_ids=ids[None], position_ids=ids[None], use_cache=False, segments=PackedSegments([len(ids)], model.device))
+    logits: Tensor = output.logits[0].float()
+    return logits
 
 
 def load_base(name: str, *, dtype: torch.dtype | None = None) -> Base:
