@@ -18,7 +18,13 @@ def write(folder: Path, text: str) -> Path:
 
 def test_least_recipe_is_enough(tmp_path: Path) -> None:
     recipe = read_recipe(write(tmp_path, LEAST))
-    assert (recipe.base, recipe.dataset, recipe.preset, recipe.seed, recipe.gate.beats_base) == ("gemma3-270m", "helpdesk", "instruction", 0, True)
+    assert (recipe.base, recipe.dataset, recipe.preset, recipe.seed, recipe.gate.beats_base) == (
+        "gemma3-270m",
+        "helpdesk",
+        "instruction",
+        0,
+        True,
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes import save_tiny_base
 
+from fakes import save_tiny_base
 from lorimer.cli.main import run
 from lorimer.config import read_recipe
 from lorimer.evaluation.report import EvalReport
@@ -133,7 +133,9 @@ def test_bad_input_is_one_line_with_its_exit_code(
     assert not (home / "runs").exists()
 
 
-def test_full_disk_in_the_middle_leaves_no_adapter(recipe: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_full_disk_in_the_middle_leaves_no_adapter(
+    recipe: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import errno
 
     from lorimer.model import adapter

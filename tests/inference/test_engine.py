@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from fakes import ARCHITECTURES, random_lora, tiny_base
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fakes import ARCHITECTURES, random_lora, tiny_base
 from lorimer.errors import EngineError
 from lorimer.inference.engine import Engine, EngineConfig, generate
 from lorimer.inference.sampling import SamplingParams
@@ -130,7 +130,8 @@ def test_any_load_is_answered_as_alone(load: list[tuple[int, int, str | None]], 
     engine.adapters.add("aa", LORAS[0])
     engine.adapters.add("bb", LORAS[1])
     asked = [
-        Sequence(prompt_ids=prompts(length)[0], params=SamplingParams(max_tokens=n, ignore_eos=True), adapter=digest) for length, n, digest in load
+        Sequence(prompt_ids=prompts(length)[0], params=SamplingParams(max_tokens=n, ignore_eos=True), adapter=digest)
+        for length, n, digest in load
     ]
     assert len(list(generate(engine, asked))) == len(asked)
     for sequence in asked:

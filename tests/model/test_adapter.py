@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from fakes import random_lora, tiny_base
 from safetensors.torch import load_file, save_file
 
+from fakes import random_lora, tiny_base
 from lorimer.errors import AdapterError
 from lorimer.model.adapter import CONFIG_FILE, WEIGHTS_FILE, Lock, load_adapter, save_adapter
 

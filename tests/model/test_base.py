@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes import save_tiny_base
 
+from fakes import save_tiny_base
 from lorimer.errors import IntegrityError, NotFoundError
 from lorimer.model import shipped
 from lorimer.model.base import digest_of_base, find_base, load_base
@@ -54,7 +54,9 @@ def test_prepared_base_that_changed_is_refused(home: Path) -> None:
         load_base("gemma3-270m")
 
 
-def test_shipped_package_with_other_bytes_is_refused_and_leaves_nothing(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shipped_package_with_other_bytes_is_refused_and_leaves_nothing(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "packages" / "fake_base_package"
     package.mkdir(parents=True)
     (package / "part").write_bytes(b"not the file we know")

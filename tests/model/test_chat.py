@@ -1,10 +1,10 @@
 """One renderer: spans, masks, stop ids, and the same ids in training as in serving."""
 
 import pytest
-from fakes import byte_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fakes import byte_tokenizer
 from lorimer.data.example import Example, Message
 from lorimer.errors import DataError
 from lorimer.model.chat import Renderer

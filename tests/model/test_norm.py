@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from fakes import byte_tokenizer, tiny_model
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from fakes import byte_tokenizer, tiny_model
 from lorimer.errors import EngineError
 from lorimer.model.base import Base
 from lorimer.model.norm import RMSNorm, replace_norms

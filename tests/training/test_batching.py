@@ -38,7 +38,11 @@ def test_micro_batches_hold_every_row_once_within_the_budget(lengths: list[int],
 
 def test_epochs_show_every_row_before_any_twice() -> None:
     rows = [row(i, i) for i in range(10)]
-    seen = [i for b in batches(rows, batch_size=5, num_steps=4, tokens_per_micro_batch=100, seed=1) for i in b.micro_batches[0].ids[::2].tolist()]
+    seen = [
+        i
+        for b in batches(rows, batch_size=5, num_steps=4, tokens_per_micro_batch=100, seed=1)
+        for i in b.micro_batches[0].ids[::2].tolist()
+    ]
     assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from fakes import tiny_base
 
+from fakes import tiny_base
 from lorimer.data.example import Message
 from lorimer.errors import TrainingError
 from lorimer.model.base import Base
@@ -20,7 +20,9 @@ def rows_of(base: Base) -> list[Rendered]:
     return [base.renderer.render([Message(role="user", content=q), Message(role="assistant", content=a)]) for q, a in QUESTIONS]
 
 
-def run(base: Base, *, num_steps: int = 12, tokens: int = 4096, learning_rate: float = 1e-2, batch_size: int = 4) -> tuple[LoRA, list[StepMetrics]]:
+def run(
+    base: Base, *, num_steps: int = 12, tokens: int = 4096, learning_rate: float = 1e-2, batch_size: int = 4
+) -> tuple[LoRA, list[StepMetrics]]:
     lora = initialise(LoRAConfig(rank=4, alpha=8, target_modules=tuple(base.layers)), base.layers, seed=0)
     steps = batches(rows_of(base), batch_size=batch_size, num_steps=num_steps, tokens_per_micro_batch=tokens, seed=0)
     return lora, list(train(base, lora, steps, OptimizerConfig(learning_rate=learning_rate), num_steps))

@@ -13,7 +13,9 @@ from lorimer.training.loss import cross_entropy_sum
 @pytest.mark.parametrize("scale", [1.0, 0.25])
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize(("chunk_bytes", "block_bytes"), [(10**9, 10**9), (3 * 4 * 50, 2 * 4 * 50), (1, 1)])
-def test_equals_torch(softcap: float | None, scale: float, with_bias: bool, chunk_bytes: int, block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equals_torch(
+    softcap: float | None, scale: float, with_bias: bool, chunk_bytes: int, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(loss, "CHUNK_BYTES", chunk_bytes)
     monkeypatch.setattr(loss, "BLOCK_BYTES", block_bytes)
     torch.manual_seed(0)

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import tiny_base
 
+from fakes import tiny_base
 from lorimer.config import Recipe
 from lorimer.data.dataset import Dataset
 from lorimer.data.example import Example, Message
@@ -15,7 +15,9 @@ from lorimer.training.plan import describe, plan
 
 def dataset(num_rows: int = 20, answer: str = "yes") -> Dataset:
     rows = tuple(
-        Example(messages=(Message(role="user", content=f"question {i}"), Message(role="assistant", content=answer)), source=f"t.jsonl:{i + 1}")
+        Example(
+            messages=(Message(role="user", content=f"question {i}"), Message(role="assistant", content=answer)), source=f"t.jsonl:{i + 1}"
+        )
         for i in range(num_rows)
     )
     return Dataset(name="t", digest="d" * 64, train=rows, validation=(), test=(), card={}, path=Path())
@@ -34,7 +36,16 @@ def test_preset_decides_what_the_recipe_leaves_open() -> None:
 
 
 def test_recipe_has_the_last_word() -> None:
-    keys = {"rank": 3, "alpha": 6.0, "learning_rate": 0.01, "batch_size": 5, "steps": 7, "metric": "contains", "targets": ["q_proj"], "seed": 4}
+    keys = {
+        "rank": 3,
+        "alpha": 6.0,
+        "learning_rate": 0.01,
+        "batch_size": 5,
+        "steps": 7,
+        "metric": "contains",
+        "targets": ["q_proj"],
+        "seed": 4,
+    }
     found = plan(recipe(**keys), dataset(), tiny_base())
     assert (found.lora.rank, found.lora.alpha, found.batch_size, found.num_steps, found.metric, found.seed) == (3, 6.0, 5, 7, "contains", 4)
     assert found.lora.target_modules == tuple(f"model.layers.{i}.self_attn.q_proj" for i in range(3))
@@ -54,7 +65,9 @@ def test_numbers_add_up() -> None:
 def test_long_rows_are_left_out_and_named() -> None:
     rows = dataset(3)
     long = Example(messages=(Message(role="user", content="x" * 300), Message(role="assistant", content="y")), source="t.jsonl:9")
-    found = plan(recipe(max_len=100), Dataset(**{f: getattr(rows, f) for f in Dataset.__slots__} | {"train": (*rows.train, long)}), tiny_base())
+    found = plan(
+        recipe(max_len=100), Dataset(**{f: getattr(rows, f) for f in Dataset.__slots__} | {"train": (*rows.train, long)}), tiny_base()
+    )
     assert (found.num_rows, found.too_long) == (3, ("t.jsonl:9",))
     assert "t.jsonl:9" in describe(found)["left out"]
 

@@ -1,7 +1,6 @@
 """`lorimer quickstart`: the whole story on real data, from raw tickets to a served adapter, in minutes."""
 
 import resource
-import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.table import Column, Table
 
 from lorimer.cli.console import console, error_console, print_json, working
 from lorimer.config import home, read_recipe
+from lorimer.storage import write_bytes
 
 if TYPE_CHECKING:
     from lorimer.evaluation.report import EvalReport
@@ -87,10 +87,9 @@ def quickstart(
 
 def _put_files(folder: Path) -> Path:
     """Copy the shipped tickets and recipe, unless they are there; returns the recipe's path."""
-    folder.mkdir(parents=True, exist_ok=True)
     for source in sorted(SHIPPED_DATA.iterdir()):
         if source.is_file() and not (folder / source.name).exists():
-            shutil.copyfile(source, folder / source.name)
+            write_bytes(folder / source.name, source.read_bytes())
     return folder / "recipe.yaml"
 
 
@@ -100,7 +99,12 @@ def _ask_server(base: "Base", version: "AdapterVersion", task: "Task") -> None:
 
     from lorimer.serving.server import background_server, open_app
 
-    table = Table("unseen ticket", Column("answer", overflow="fold"), Column("", overflow="fold"), title=f"Asked {version.id} through the openai client")
+    table = Table(
+        "unseen ticket",
+        Column("answer", overflow="fold"),
+        Column("", overflow="fold"),
+        title=f"Asked {version.id} through the openai client",
+    )
     with background_server(open_app(base)) as url, OpenAI(base_url=f"{url}/v1", api_key="none") as client:
         error_console.print(f"Serving at {url}", highlight=False)
         for sample in _spread(task):
