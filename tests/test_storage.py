@@ -42,9 +42,13 @@ def test_folder_appears_whole(tmp_path: Path) -> None:
 
 
 def test_folder_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="disk is full"), new_folder(tmp_path / "d") as folder:
-        (folder / "x").write_text("1")
-        no_space()
+    def fill() -> None:
+        with new_folder(tmp_path / "d") as folder:
+            (folder / "x").write_text("1")
+            no_space()
+
+    with pytest.raises(StorageError, match="disk is full"):
+        fill()
     assert list(tmp_path.iterdir()) == []
 
 

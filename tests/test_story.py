@@ -75,6 +75,22 @@ def test_evaluated_answers_are_what_the_saved_files_say(recipe: Path) -> None:
         assert base.renderer.decode(sequence.output_ids) == item.adapter_answer
 
 
+def test_served_answers_are_the_evaluated_ones(recipe: Path) -> None:
+    from openai import OpenAI
+
+    from lorimer.serving.server import background_server, open_app
+
+    made = list(build(read_recipe(recipe)))
+    version = next(thing for thing in made if isinstance(thing, AdapterVersion))
+    report = next(thing for thing in made if isinstance(thing, EvalReport))
+    with background_server(open_app(load_base(version.base_name))) as url, OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+        for item in report.items:
+            for model, evaluated in ((version.id, item.adapter_answer), ("base", item.base_answer)):
+                messages = [{"role": "user", "content": item.prompt}]
+                reply = client.chat.completions.create(model=model, messages=messages, temperature=0, max_tokens=11)  # target, <bos>, 8
+                assert reply.choices[0].message.content == evaluated
+
+
 def test_same_recipe_same_bytes(recipe: Path) -> None:
     first, second = (next(t for t in build(read_recipe(recipe)) if isinstance(t, AdapterVersion)) for _ in range(2))
     assert first.digest == second.digest

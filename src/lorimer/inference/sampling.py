@@ -1,5 +1,6 @@
 """How the next token is chosen from logits."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,11 +27,27 @@ class SamplingParams:
 
 def sample(logits: Tensor, params: Sequence[SamplingParams], generators: Sequence[torch.Generator | None]) -> list[int]:
     """logits (n, V), one set of parameters and one generator a row -> n token ids."""
-    tokens: list[int] = logits.argmax(-1).tolist()
+    tokens: list[int] = likeliest(logits).tolist()
     for row, (wanted, generator) in enumerate(zip(params, generators, strict=True)):
         if wanted.temperature >= MIN_TEMPERATURE:
             tokens[row] = _draw(logits[row].float() / wanted.temperature, wanted.top_p, generator)
     return tokens
+
+
+def likeliest(logits: Tensor) -> Tensor:
+    """logits (n, V) -> the place of each row's maximum (n), the first of equals.
+
+    By blocks: the maximum of a block is a vectorised sweep, `argmax` over a whole vocabulary in bf16 is not (50 against 6 ms for
+    96 rows of 262,144; dev/LOG.md).
+    """
+    num_rows, vocabulary_len = logits.shape
+    block_len = math.gcd(vocabulary_len, 512)
+    if block_len < 16:
+        return logits.argmax(-1)
+    blocks = logits.view(num_rows, -1, block_len)
+    best = blocks.amax(-1).float().argmax(-1)  # (n)
+    within = blocks[torch.arange(num_rows, device=logits.device), best].float().argmax(-1)
+    return best * block_len + within
 
 
 def _draw(logits: Tensor, top_p: float, generator: torch.Generator | None) -> int:
