@@ -71,7 +71,7 @@ def judge(recipe: Recipe, dataset: Dataset, base: Base, *, name: str, folder: Pa
     for answer in ask(engine, task, (None, digest)):
         answers.append(answer)
         yield answer
-    seconds = time.perf_counter() - start
+    seconds, num_generated = time.perf_counter() - start, sum(answer.num_tokens for answer in answers)
     report = build_report(
         task,
         base_answers=answers_of(answers, None, len(task.samples)),
@@ -81,7 +81,7 @@ def judge(recipe: Recipe, dataset: Dataset, base: Base, *, name: str, folder: Pa
         adapter_name=name,
         adapter_digest=digest,
         seconds=seconds,
-        tokens_per_second=sum(answer.num_tokens for answer in answers) / seconds,
+        tokens_per_second=num_generated / seconds if num_generated else None,
     )
     result = check(report, recipe.gate)
     write_report(report, result, report_folder(report.digest))
