@@ -49,7 +49,7 @@ def quickstart(
     from lorimer.evaluation.report import EvalReport
     from lorimer.evaluation.task import Task
     from lorimer.model.base import Base
-    from lorimer.model.shipped import SHIPPED, is_prepared, prepare
+    from lorimer.model.shipped import SHIPPED, is_prepared, prepare, shipped_folder
     from lorimer.pipeline import build
     from lorimer.registry.records import AdapterVersion
     from lorimer.training.plan import TrainingPlan
@@ -61,6 +61,8 @@ def quickstart(
         error_console.print(SHIPPED[recipe.base].terms, highlight=False)
         with working(f"Preparing base {recipe.base}: checked and dequantised once, about a minute"):
             prepare(recipe.base)
+    if recipe.base in SHIPPED:
+        error_console.print(f"Base  ->  {shipped_folder(recipe.base)}", highlight=False)
     made = {type(thing): thing for thing in show_progress(build(recipe))}
     base, task, plan, report, result, version = (made[kind] for kind in (Base, Task, TrainingPlan, EvalReport, GateResult, AdapterVersion))
     assert isinstance(base, Base)
