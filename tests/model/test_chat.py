@@ -119,3 +119,15 @@ def test_template_that_refuses_is_named() -> None:
     r.template = "{{ raise_exception('turns must alternate') }}"
     with pytest.raises(DataError, match="turns must alternate"):
         r.render(talk("Q", "A"))
+
+
+def test_greeting_before_the_first_question_is_prompt_not_answer() -> None:
+    r = renderer()
+    greeted = [Message(role="assistant", content="Hello!"), *talk("Q", "A")]
+    assert learned(r, greeted) == "A<end_of_turn>"
+    assert r.render(greeted).ids[: len(r.render_prompt(greeted[:-1]))] == r.render_prompt(greeted[:-1])
+
+
+def test_answer_that_nothing_asks_for_is_refused() -> None:
+    with pytest.raises(DataError, match="begins with its answer"):
+        renderer().render([Message(role="assistant", content="A")])

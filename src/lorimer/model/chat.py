@@ -116,10 +116,12 @@ class Renderer:
         """Prompt, answer, prompt, answer...; earlier answers fall into the prompt where the template rewrites them later."""
         messages = messages if self._takes_system else _fold_system(messages)
         last = len(messages) - 1
+        if last < 1:
+            raise DataError("the conversation begins with its answer: nothing asks for it; put a user turn before it")
         before_last = self._apply(messages[:last], add_generation_prompt=True)
         spans: list[Span] = []
         done = ""
-        for index in (i for i, message in enumerate(messages[:last]) if message.role == "assistant"):
+        for index in (i for i, message in enumerate(messages[:last]) if i and message.role == "assistant"):
             before = self._apply(messages[:index], add_generation_prompt=True)
             upto = self._apply(messages[: index + 1])
             answer = upto[len(before) :]
@@ -141,7 +143,7 @@ class Renderer:
             text = self.tokenizer.apply_chat_template(
                 turns, chat_template=self.template, tokenize=False, add_generation_prompt=add_generation_prompt
             )
-        except jinja2.TemplateError as exc:
+        except (jinja2.TemplateError, ValueError) as exc:
             raise DataError(f"the base's chat template refuses the conversation: {exc}") from exc
         return str(text)
 
