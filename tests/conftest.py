@@ -1,11 +1,15 @@
 """Fixtures every room uses: an empty home, the shared public data where it is present."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+
+from lorimer.database import open_database
+from lorimer.registry.registry import Registry
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -26,6 +30,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LORIMER_HOME", str(folder))
     monkeypatch.delenv("LORIMER_DATABASE", raising=False)
     return folder
+
+
+@pytest.fixture
+def registry(home: Path) -> Iterator[Registry]:
+    """An empty registry."""
+    engine = open_database()
+    yield Registry(engine)
+    engine.dispose()
 
 
 @pytest.fixture

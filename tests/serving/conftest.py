@@ -10,7 +10,6 @@ from starlette.testclient import TestClient
 
 from fakes import random_lora, tiny_base
 from lorimer.data.example import Message
-from lorimer.database import open_database
 from lorimer.inference.engine import Engine, EngineConfig, generate
 from lorimer.inference.sampling import SamplingParams
 from lorimer.inference.sequence import Sequence
@@ -31,14 +30,6 @@ TextOf = Callable[..., str]
 def base() -> Base:
     """One for all tests: it is frozen."""
     return tiny_base()
-
-
-@pytest.fixture
-def registry(home: Path) -> Iterator[Registry]:
-    """An empty registry."""
-    engine = open_database()
-    yield Registry(engine)
-    engine.dispose()
 
 
 @pytest.fixture

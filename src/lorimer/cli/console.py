@@ -3,7 +3,7 @@
 import contextlib
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -32,15 +32,6 @@ def progress_bar() -> Progress:
         TextColumn("{task.fields[note]}"),
         console=error_console,
     )
-
-
-def track(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Yield from `iterable` while a bar on stderr shows how far it is."""
-    with progress_bar() as progress:
-        task = progress.add_task(description, total=total, note="")
-        for item in iterable:
-            yield item
-            progress.advance(task)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from lorimer.model.chat import Renderer
 from lorimer.model.lora import AdapterRows, LoRALinear, Routing
 from lorimer.model.machine import probe
 from lorimer.model.norm import replace_norms
-from lorimer.model.shipped import MANIFEST, SHIPPED, prepare, shipped_folder
+from lorimer.model.shipped import MANIFEST, SHIPPED, prepare
 from lorimer.storage import digest_of, digest_of_file
 
 NUM_PROBE_TOKENS = 4
@@ -189,11 +189,6 @@ def digest_of_base(folder: Path) -> str:
                 "delete the folder and run again"
             )
     return digest_of(found)
-
-
-def identify_base(name: str) -> str:
-    """A base's digest without loading it."""
-    return digest_of_base(shipped_folder(name) if name in SHIPPED else find_base(name))
 
 
 def _replace_linears(model: PreTrainedModel, routing: Routing) -> dict[str, LoRALinear]:

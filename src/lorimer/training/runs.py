@@ -1,6 +1,5 @@
 """A run and its folder: recipe, plan, metrics as they come, the adapter at the end."""
 
-import json
 import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -12,7 +11,6 @@ import torch
 
 from lorimer.config import Recipe, home, recipe_yaml
 from lorimer.data.dataset import Dataset
-from lorimer.errors import NotFoundError
 from lorimer.model.adapter import Lock, save_adapter
 from lorimer.model.attention import PackedSegments
 from lorimer.model.base import Base
@@ -116,19 +114,6 @@ def mean_loss(base: Base, lora: LoRA, rows: list[Rendered], tokens_per_micro_bat
         hidden = base.hidden_states(ids, positions, PackedSegments(micro.lengths, base.device), routed)
         total += float(cross_entropy_sum(hidden[micro.predicting.to(base.device)], base.head, micro.targets.to(base.device)))
     return total / batch.num_supervised
-
-
-def read_run_state(run_id: str) -> dict[str, Any]:
-    """What is written down of a run.
-
-    Raises:
-        NotFoundError: if there is no such run.
-    """
-    path = home() / "runs" / run_id / "run.json"
-    if not path.is_file():
-        raise NotFoundError(f"run {run_id!r} does not exist in {str(path.parent.parent)!r}")
-    state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return state
 
 
 def _write_state(run: Run, state: State, **more: Any) -> None:
