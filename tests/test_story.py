@@ -182,7 +182,7 @@ def test_trained_adapter_loads_in_peft_with_equal_logits(recipe: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from lorimer.model.attention import PackedSegments
+    from lorimer.model.attention import PackedSegments, whole
     from lorimer.model.lora import AdapterRows
 
     version = next(thing for thing in build(read_recipe(recipe)) if isinstance(thing, AdapterVersion))
@@ -192,5 +192,5 @@ def test_trained_adapter_loads_in_peft_with_equal_logits(recipe: Path) -> None:
     ids = torch.arange(5, 45)
     with torch.no_grad():
         rows = [AdapterRows(start=0, stop=40, adapter=load_adapter(version.path, base))]
-        ours = base.head.logits(base.hidden_states(ids, torch.arange(40), PackedSegments([40]), rows))
+        ours = base.head.logits(base.hidden_states(ids, torch.arange(40), PackedSegments(whole([40])), rows))
         torch.testing.assert_close(ours, peft(ids[None]).logits[0], rtol=1e-5, atol=1e-4)

@@ -3,7 +3,7 @@
 import os
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -12,6 +12,9 @@ from lorimer.errors import ConfigError
 
 Preset = Literal["classification", "extraction", "instruction", "style", "domain", "chat"]
 Metric = Literal["exact", "exact_json", "contains", "label"]
+Method = Literal["lora", "rslora", "lora_plus", "dora", "pissa", "full", "prompt_tuning", "prefix_tuning", "bottleneck"]
+Quantisation = Literal["int8", "nf4"]
+Tracker = Literal["mlflow", "tensorboard", "wandb"]
 LANGUAGE_PATTERN = r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$"  # BCP 47, as far as examples are tagged with it
 
 
@@ -47,6 +50,15 @@ class GateRecipe(Strict):
     """With fewer test items the gate is an error, not a pass."""
 
 
+class PreferenceRecipe(Strict):
+    """Learn from pairs of answers, the better beside the worse (DPO, Rafailov et al. 2023, arXiv:2305.18290)."""
+
+    reference: str
+    """What the adapter must not drift from: `base`, or a registered adapter version, from which training then starts."""
+    beta: float = Field(0.1, gt=0)
+    """How firmly it is held to the reference."""
+
+
 class Recipe(Strict):
     """One YAML file: what to train, on what, and what counts as success."""
 
@@ -68,10 +80,23 @@ class Recipe(Strict):
     """How an answer is scored; by default the preset's."""
     gate: GateRecipe = GateRecipe()
     """What counts as success."""
-    rank: int | None = Field(None, ge=1, le=1024)
+    method: Method = "lora"
+    """How the base is adapted; all but `lora`, `rslora`, `lora_plus` and `pissa` are there for comparison and are not served."""
+    preference: PreferenceRecipe | None = None
+    """Learn from chosen and rejected answers instead of from examples."""
+    rank: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] | None = None
+    """`auto`: train high, then keep the smallest adapter that is not worse by more than `rank_margin`."""
+    rank_margin: float = Field(0.02, gt=0, lt=1)
+    """With `rank: auto`: the share of validation answers that may be lost."""
+    rank_pattern: dict[str, Annotated[int, Field(ge=1, le=1024)]] | None = Field(None, min_length=1)
+    """Other ranks for layers whose names end so (`down_proj: 8`, `layers.0.mlp.up_proj: 4`)."""
     alpha: float | None = Field(None, gt=0)
     targets: list[str] | None = Field(None, min_length=1)
     """Endings of the names of the linear layers to adapt; by default all but the head."""
+    layers: str | list[Annotated[int, Field(ge=0)]] | None = None
+    """Which decoder layers to adapt: `last 6`, `first 4`, or their numbers from 0; by default all."""
+    quantise: Quantisation | None = None
+    """Hold the frozen base in 8 or 4 bits: less memory, more time."""
     learning_rate: float | None = Field(None, gt=0, lt=1)
     epochs: float | None = Field(None, gt=0, le=1000)
     steps: int | None = Field(None, ge=1)
@@ -81,6 +106,16 @@ class Recipe(Strict):
     max_len: int | None = Field(None, ge=8)
     """Longest example in tokens; longer ones are reported and left out."""
     seed: int = Field(0, ge=0)
+    validate_every: int | None = Field(None, ge=1)
+    """Steps between looks at the validation split; the best adapter seen there is the one that is kept."""
+    patience: int | None = Field(None, ge=1)
+    """Stop after so many looks without a better validation loss; by default every step is taken."""
+    checkpoint_every: int | None = Field(None, ge=1)
+    """Steps between checkpoints; by default about one a minute."""
+    track: list[Tracker] = []
+    """Where metrics also go, beside the run's own folder."""
+    price_per_hour: float | None = Field(None, gt=0)
+    """What an hour of this machine costs, for the plan."""
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -7,57 +7,127 @@ Every step yields what it made, so that the caller shows progress and decides wh
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lorimer.config import Recipe, home, read_recipe
 from lorimer.data.curate import resolve_dataset
 from lorimer.data.dataset import Dataset, read_dataset
 from lorimer.database import open_database
+from lorimer.errors import ConfigError, TrainingError
 from lorimer.evaluation.evaluate import Answer, answers_of, ask
 from lorimer.evaluation.gates import GateResult, check
 from lorimer.evaluation.page import report_folder, write_report
 from lorimer.evaluation.report import EvalReport, build_report
 from lorimer.evaluation.task import Task, task_from_dataset
 from lorimer.inference.engine import Engine, EngineConfig
+from lorimer.model.adapter import load_adapter
 from lorimer.model.base import Base, load_base
+from lorimer.model.lora import LoRA
+from lorimer.model.machine import probe
 from lorimer.registry.promotion import promote
 from lorimer.registry.records import AdapterVersion, Alias, NewVersion
 from lorimer.registry.registry import Registry, digest_of_folder
-from lorimer.training.loop import StepMetrics
+from lorimer.training.loop import Mode
 from lorimer.training.plan import TrainingPlan, metric_of, plan
-from lorimer.training.runs import Run, open_run, train_run
+from lorimer.training.runs import Run, open_run, read_run, reopen_run
+from lorimer.training.train import RunEvent, RunResult, train_run, train_runs
 
 EVALUATION_SEQUENCES = 96  # nobody waits for the first word, so wide batches: each step reads the base once for all of them
 
-Made = Dataset | Base | TrainingPlan | Run | StepMetrics | Task | Answer | EvalReport | GateResult | AdapterVersion | Alias
+Made = Dataset | Base | TrainingPlan | Run | RunEvent | Task | Answer | EvalReport | GateResult | AdapterVersion | Alias
 
 
 def build(recipe: Recipe) -> Iterator[Made]:
     """From a recipe to a registered adapter version, promoted to champion if its gate says PASS."""
-    # 1) examples -> an immutable dataset, and the frozen base
-    dataset = resolve_dataset(recipe)
-    yield dataset
-    base = load_base(recipe.base)
-    yield base
-    # 2) what the run will do and need
-    plan_ = plan(recipe, dataset, base)
-    yield plan_
-    # 3) train
-    run = open_run(recipe, plan_, dataset, base)
-    yield run
-    yield from train_run(run, dataset, base)
-    # 4) evaluate the saved files beside the base, and check the gate
-    for made in judge(recipe, dataset, base, name=run.adapter_name, folder=run.adapter_folder):
+    # 1) examples -> an immutable dataset, the frozen base, a plan, a trained and registered adapter
+    made: Made
+    for made in train_recipes([recipe]):
+        yield made
+        if isinstance(made, Base):
+            base = made
+        elif isinstance(made, Dataset):
+            dataset = made
+        elif isinstance(made, AdapterVersion):
+            version = made
+    # 2) evaluate the saved files beside the base, and check the gate
+    for made in judge(recipe, dataset, base, name=version.name, folder=version.path):
         yield made
     assert isinstance(made, GateResult)  # what `judge` ends with
-    # 5) register, with what the gate said
+    # 3) keep what the gate said, and promote: an alias moves only past a passed gate
     registry = Registry(open_database())
-    version = registry.record_gate(made, register(run, base.renderer.template_digest))
+    version = registry.record_gate(made, version)
     yield version
-    # 6) promote: an alias moves only past a passed gate
     if version.gate_verdict == "PASS":
-        yield promote(registry, version, reason=f"gate of run {run.id} passed")
+        yield promote(registry, version, reason=f"gate of run {version.run_id} passed")
+
+
+def train_recipes(recipes: Sequence[Recipe], *, mode: Mode = "strict") -> Iterator[Made]:
+    """Train one adapter, or several over one resident base, and register each that succeeds.
+
+    Raises:
+        ConfigError: if the recipes do not share a base.
+        TrainingError: if a single run cannot go on; in a pack the others go on, and the failure is yielded.
+    """
+    datasets = [resolve_dataset(recipe) for recipe in recipes]
+    yield from datasets
+    base = _load_shared_base(recipes)
+    yield base
+    runs = list[Run]()
+    for recipe, dataset in zip(recipes, datasets, strict=True):
+        plan_ = plan(recipe, dataset, base)
+        yield plan_
+        runs.append(open_run(recipe, plan_, dataset, base))
+        yield runs[-1]
+    yield from _train_and_register(runs, base, mode)
+
+
+def resume(run_id: str) -> Iterator[Made]:
+    """Go on with a run that did not end, from its newest checkpoint, and register its adapter.
+
+    Raises:
+        TrainingError: if it has ended, or if what it was planned on has changed.
+    """
+    recorded = read_run(run_id)
+    if recorded["state"] == "succeeded":
+        raise TrainingError(f"run {recorded['id']!r} has succeeded: its adapter is registered, there is nothing to resume")
+    recipe = read_recipe(home() / "runs" / recorded["id"] / "recipe.yaml")
+    dataset = read_dataset(recorded["dataset_digest"])
+    yield dataset
+    base = load_base(recipe.base, quantisation=recipe.quantise)
+    yield base
+    run = reopen_run(recorded["id"], recipe, plan(recipe, dataset, base), dataset, base)
+    yield run
+    yield from _train_and_register([run], base, "strict")
+
+
+def _train_and_register(runs: Sequence[Run], base: Base, mode: Mode) -> Iterator[Made]:
+    references = {run.id: _reference(run.recipe, base) for run in runs}
+    by_id = {run.id: run for run in runs}
+    if len(runs) == 1:
+        events: Iterator[RunEvent] = train_run(runs[0], base, references[runs[0].id])
+    else:
+        events = train_runs(runs, base, mode=mode, memory_bytes=probe().memory_bytes, references=references)
+    for event in events:
+        yield event
+        if isinstance(event, RunResult):
+            yield register(by_id[event.run_id], event, base.renderer.template_digest)
+
+
+def _load_shared_base(recipes: Sequence[Recipe]) -> Base:
+    bases = {(recipe.base, recipe.quantise) for recipe in recipes}
+    if len(bases) > 1:
+        named = ", ".join(sorted(f"{base} ({quantise})" if quantise else base for base, quantise in bases))
+        raise ConfigError(f"recipes trained together share one base, these name {len(bases)}: {named}")
+    ((name, quantise),) = bases
+    return load_base(name, quantisation=quantise)
+
+
+def _reference(recipe: Recipe, base: Base) -> LoRA | None:
+    """The adapter that preferences are learned against; None is the base alone."""
+    if recipe.preference is None or recipe.preference.reference == "base":
+        return None
+    return load_adapter(find_version(recipe.preference.reference).path, base)
 
 
 def judge(recipe: Recipe, dataset: Dataset, base: Base, *, name: str, folder: Path) -> Iterator[Task | Answer | EvalReport | GateResult]:
@@ -106,19 +176,19 @@ def find_version(name: str) -> AdapterVersion:
     return Registry(open_database()).resolve(name)
 
 
-def register(run: Run, template_digest: str) -> AdapterVersion:
+def register(run: Run, result: RunResult, template_digest: str) -> AdapterVersion:
     """Keep a run's adapter as the next version of its name."""
     new = NewVersion(
         name=run.adapter_name,
-        source=run.adapter_folder,
+        source=result.adapter_folder,
         base_name=run.base_name,
         base_digest=run.base_digest,
         dataset_name=run.dataset_name,
         dataset_digest=run.dataset_digest,
         run_id=run.id,
-        rank=run.plan.lora.rank,
-        alpha=run.plan.lora.alpha,
-        num_parameters=run.plan.num_parameters,
+        rank=result.rank,
+        alpha=result.alpha,
+        num_parameters=result.num_parameters,
         template_digest=template_digest,
     )
     return Registry(open_database()).register(new)

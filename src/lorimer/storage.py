@@ -105,6 +105,11 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     write_bytes(path, b"".join(canonical_json(row) + b"\n" for row in rows))
 
 
+def read_json(path: Path) -> Any:
+    """The value of a file that `write_json` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def append_jsonl(path: Path, row: Any) -> None:
     """Add one line in a single write, so that readers and other writers never see half of it."""
     with explain_disk_errors(path):

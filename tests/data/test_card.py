@@ -14,9 +14,9 @@ from lorimer.data.split import Splits
 from lorimer.storage import canonical_json
 
 
-def ask(prompt: str, answer: str, language: str | None = None) -> Example:
+def ask(prompt: str, answer: str, language: str | None = None, rejected: str | None = None) -> Example:
     messages = (Message(role="user", content=prompt), Message(role="assistant", content=answer))
-    return Example(messages=messages, source="f:1", tags={"language": language} if language else {})
+    return Example(messages=messages, rejected=rejected, source="f:1", tags={"language": language} if language else {})
 
 
 def card_of(train: tuple[Example, ...], **parts: object) -> dict[str, object]:
@@ -29,6 +29,15 @@ def test_card_counts_languages_and_lengths() -> None:
     assert (card["languages"], card["num_without_language"]) == ({"de": 2, "en": 1}, 1)
     assert card["lengths"]["prompt"]["max"] == 6  # type: ignore[index]
     assert card["lengths"]["answer"]["median"] == 2  # type: ignore[index]
+
+
+def test_card_shows_the_rejected_answers_of_pairs() -> None:
+    card = card_of((ask("Q", "better", rejected="worse <b>"), ask("R", "only")))
+    assert [card["lengths"][part]["max"] for part in ("prompt", "answer", "rejected")] == [1, 6, 9]  # type: ignore[index]
+    assert [turn["role"] for turn in card["samples"][0]["turns"]] == ["user", "assistant", "rejected"]  # type: ignore[index]
+    page = render_card(card, "0" * 64)
+    assert '<div class="turn rejected"><span class="soft">rejected</span><pre>worse &lt;b&gt;</pre></div>' in page
+    assert "rejected" not in card_of((ask("R", "only"),))["lengths"]  # type: ignore[operator]
 
 
 def test_card_is_the_same_after_a_round_trip_through_json() -> None:

@@ -45,6 +45,27 @@ def test_curate_joins_files_of_different_shapes(tmp_path: Path) -> None:
     assert [source["shape"] for source in dataset.card["sources"]] == ["prompt/completion", "Alpaca"]
 
 
+def test_curate_keeps_pairs_of_answers_together(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"question {number}", "chosen": "yes ", "rejected": f"no {number}"} for number in range(20)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0], {**rows[0], "rejected": "maybe"}]))
+    dataset = curate([path], name="pairs")
+    examples = [*dataset.train, *dataset.validation, *dataset.test]
+    assert (len(examples), {example.answer for example in examples}) == (21, {"yes"})
+    assert sorted(example.rejected or "" for example in examples) == sorted(["maybe", *(f"no {number}" for number in range(20))])
+    assert findings_of(dataset)["drop_exact_duplicates"]["num_removed"] == 1
+    assert dataset.card["sources"][0]["columns"] == {"completion": "chosen", "rejected": "rejected", "prompt": "prompt"}
+    assert read_dataset("pairs") == dataset
+
+
+def test_curate_names_pairs_that_teach_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("prompt,chosen,rejected\nQ,A,B\nR,A,A\nS,A,\n")
+    with pytest.raises(DataError, match=r"pairs.csv:3: .* are the same answer.*; pairs.csv:4: 'rejected' is empty"):
+        curate([path], name="pairs")
+    assert len(curate([path], name="pairs", skip_bad_rows=True).train) == 1
+
+
 def test_curate_refuses_bad_rows_with_their_lines(tmp_path: Path) -> None:
     path = rows_file(tmp_path / "t.jsonl")
     path.write_text(path.read_text() + "{\n" * 12)

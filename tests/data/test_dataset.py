@@ -12,10 +12,12 @@ from lorimer.data.split import Splits
 from lorimer.errors import ConfigError, IntegrityError, NotFoundError
 
 
-def write(name: str, answer: str = "A") -> Dataset:
+def write(name: str, answer: str = "A", rejected: str | None = None) -> Dataset:
     messages = (Message(role="user", content="Q é"), Message(role="assistant", content=answer))
     splits = Splits(
-        train=(Example(messages=messages, source="f:1", tags={"language": "en"}),), validation=(), test=(Example(text="t", source="f:2"),)
+        train=(Example(messages=messages, rejected=rejected, source="f:1", tags={"language": "en"}),),
+        validation=(),
+        test=(Example(text="t", source="f:2"),),
     )
     return write_dataset(name, splits, build_card(name, splits, curation={}, sources=[], findings=[], problems=[]))
 
@@ -37,6 +39,16 @@ def test_equal_content_has_an_equal_digest_and_another_name_another() -> None:
     assert write("support").digest == write("support").digest
     assert write("support").digest != write("sales").digest
     assert write("support").card["splits"] == write("sales").card["splits"]
+
+
+def test_rejected_answers_are_kept_and_covered_by_the_digest() -> None:
+    written = write("support", rejected="B")
+    assert read_dataset("support").train[0].rejected == "B"
+    assert len({write("support", rejected=answer).digest for answer in (None, "B", "C")}) == 3
+    rows = written.path / "train.jsonl"
+    rows.write_text(rows.read_text().replace('"rejected":"B"', '"rejected":"D"'))
+    with pytest.raises(IntegrityError):
+        read_dataset(written.digest)
 
 
 def test_name_moves_on_and_the_earlier_dataset_stays() -> None:

@@ -17,10 +17,18 @@ from lorimer.data.rules import (
 from lorimer.errors import DataError
 
 
-def ask(prompt: str, answer: str = "A", *, line: int = 1, language: str | None = None, system: str | None = None) -> Example:
+def ask(
+    prompt: str,
+    answer: str = "A",
+    rejected: str | None = None,
+    *,
+    line: int = 1,
+    language: str | None = None,
+    system: str | None = None,
+) -> Example:
     before = (Message(role="system", content=system),) if system else ()
     messages = (*before, Message(role="user", content=prompt), Message(role="assistant", content=answer))
-    return Example(messages=messages, source=f"f:{line}", tags={"language": language} if language else {})
+    return Example(messages=messages, rejected=rejected, source=f"f:{line}", tags={"language": language} if language else {})
 
 
 @pytest.mark.parametrize(
@@ -54,6 +62,12 @@ def test_duplicates_are_dropped_and_the_first_is_kept(second: Example, is_duplic
     assert finding.examples == ((second.source,) if is_duplicate else ())
 
 
+@pytest.mark.parametrize(("second", "is_duplicate"), [("B", True), ("B\n", True), ("b", False), ("C", False), (None, False)])
+def test_duplicate_pairs_have_the_same_rejected_answer_too(second: str | None, is_duplicate: bool) -> None:
+    kept = drop_exact_duplicates([ask("Q", "A", "B"), ask("q", "A", second)]).examples
+    assert len(kept) == (1 if is_duplicate else 2)
+
+
 def test_duplicate_texts_are_dropped() -> None:
     texts = [Example(text="Once upon", source="f:1"), Example(text="once  upon", source="f:2"), Example(text="once", source="f:3")]
     assert [example.source for example in drop_exact_duplicates(texts).examples] == ["f:1", "f:3"]
@@ -75,12 +89,18 @@ def test_white_space_is_taken_off_both_ends() -> None:
     kept, finding = strip_whitespace([ask(" Q", "A\n"), ask("Q x", "A"), Example(text="\tt ", source="f:3")])
     assert [example.content() for example in kept] == [ask("Q").content(), ask("Q x").content(), {"text": "t"}]
     assert (finding.num_changed, finding.num_removed) == (2, 0)
+    assert strip_whitespace([ask("Q", "A", " B\n")]).examples == (ask("Q", "A", "B"),)
 
 
 def test_too_long_rows_are_dropped() -> None:
     kept, finding = drop_too_long(10)([ask("x" * 9, "A"), ask("x" * 10, "A", line=2), Example(text="x" * 11, source="f:3")])
     assert [example.source for example in kept] == ["f:1"]
     assert (finding.num_removed, finding.examples) == (2, ("f:2", "f:3"))
+
+
+def test_pair_is_as_long_as_its_longer_answer() -> None:
+    pairs = [ask("Q", "A" * 9, "B" * 9), ask("Q", "A", "B" * 10, line=2), ask("Q", "A" * 10, "B", line=3)]
+    assert drop_too_long(10)(pairs).examples == tuple(pairs[:1])
 
 
 def test_other_languages_are_dropped_and_untagged_rows_stay() -> None:

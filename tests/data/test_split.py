@@ -1,5 +1,7 @@
 """Splits are stable: equal prompts stay together, and a row stays where it is whatever happens to the others."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,6 +49,10 @@ def test_validation_stays_when_a_test_file_takes_over() -> None:
 
 def test_split_ignores_case_space_and_system() -> None:
     assert place(ask("What  now?"), 0) == place(ask("what now? ", system="S"), 0)
+
+
+def test_split_ignores_the_answers_of_a_pair() -> None:
+    assert place(replace(ask("what now?", "B"), rejected="A"), 0) == place(ask("what now?"), 0)
 
 
 @pytest.mark.parametrize("num", range(10))

@@ -10,7 +10,7 @@ from lorimer.errors import EngineError
 from lorimer.inference.engine import Engine, EngineConfig, generate
 from lorimer.inference.sampling import SamplingParams
 from lorimer.inference.sequence import Sequence
-from lorimer.model.attention import PackedSegments
+from lorimer.model.attention import PackedSegments, whole
 from lorimer.model.base import Base
 from lorimer.model.lora import AdapterRows, LoRA
 
@@ -23,7 +23,7 @@ def alone(base: Base, prompt: tuple[int, ...], lora: LoRA | None, num_tokens: in
     with torch.inference_mode():
         for _ in range(num_tokens):
             rows = [AdapterRows(start=0, stop=len(ids), adapter=lora)]
-            hidden = base.hidden_states(torch.tensor(ids), torch.arange(len(ids)), PackedSegments([len(ids)]), rows)
+            hidden = base.hidden_states(torch.tensor(ids), torch.arange(len(ids)), PackedSegments(whole([len(ids)])), rows)
             ids.append(int(base.head.logits(hidden[-1:]).argmax()))
     return ids[len(prompt) :]
 

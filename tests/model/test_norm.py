@@ -43,7 +43,7 @@ def test_norm_that_does_something_else_stays() -> None:
 
 def test_base_that_answers_otherwise_with_our_layers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def spoil(model: torch.nn.Module) -> int:
-        model.model.norm = RMSNorm(torch.full((48,), -1.0), 1e-6)
+        model.model.norm = RMSNorm(torch.full((48,), -1.0), 0.0, 1e-6)
         return 1
 
     monkeypatch.setattr("lorimer.model.base.replace_norms", spoil)

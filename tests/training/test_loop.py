@@ -1,17 +1,18 @@
 """The loop learns, repeats itself bit for bit, sums micro-batches to the whole batch, and refuses what is not finite."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from fakes import tiny_base
 from lorimer.data.example import Message
-from lorimer.errors import TrainingError
 from lorimer.model.base import Base
 from lorimer.model.chat import Rendered
 from lorimer.model.lora import LoRA, LoRAConfig, initialise
 from lorimer.training.batching import batches
-from lorimer.training.loop import StepMetrics, train
-from lorimer.training.optim import OptimizerConfig, learning_rate_at
+from lorimer.training.loop import Learner, RunFailure, StepMetrics, train
+from lorimer.training.optim import OptimizerConfig, learning_rate_at, make_optimizer
 
 QUESTIONS = [("red", "fire"), ("blue", "sea"), ("green", "grass"), ("a much longer question than the others", "x"), ("white", "snow")]
 
@@ -20,12 +21,22 @@ def rows_of(base: Base) -> list[Rendered]:
     return [base.renderer.render([Message(role="user", content=q), Message(role="assistant", content=a)]) for q, a in QUESTIONS]
 
 
-def run(
-    base: Base, *, num_steps: int = 12, tokens: int = 4096, learning_rate: float = 1e-2, batch_size: int = 4
-) -> tuple[LoRA, list[StepMetrics]]:
-    lora = initialise(LoRAConfig(rank=4, alpha=8, target_modules=tuple(base.layers)), base.layers, seed=0)
-    steps = batches(rows_of(base), batch_size=batch_size, num_steps=num_steps, tokens_per_micro_batch=tokens, seed=0)
-    return lora, list(train(base, lora, steps, OptimizerConfig(learning_rate=learning_rate), num_steps))
+def learner_of(
+    base: Base, *, num_steps: int = 12, tokens: int = 4096, learning_rate: float = 1e-2, batch_size: int = 4, seed: int = 0, **more: Any
+) -> Learner:
+    lora = initialise(LoRAConfig(rank=more.pop("rank", 4), alpha=8, target_modules=tuple(base.layers)), base.layers, seed=seed)
+    config = OptimizerConfig(learning_rate=learning_rate, **more)
+    steps = batches(rows_of(base), batch_size=batch_size, num_steps=num_steps, tokens_per_micro_batch=tokens, seed=seed)
+    return Learner(
+        run_id=f"run-{seed}", lora=lora, optimizer=make_optimizer(lora, config), config=config, batches=steps, num_steps=num_steps
+    )
+
+
+def run(base: Base, **keys: Any) -> tuple[LoRA, list[StepMetrics]]:
+    learner = learner_of(base, **keys)
+    events = list(train(base, [learner]))
+    assert all(isinstance(event, StepMetrics) for event in events)
+    return learner.lora, events
 
 
 @pytest.mark.parametrize("architecture", ["gemma3", "phi"])
@@ -66,8 +77,9 @@ def test_loss_that_is_not_finite_stops_the_run_with_its_step() -> None:
     base = tiny_base()
     with torch.no_grad():
         base.layers["model.layers.1.mlp.down_proj"].weight.fill_(float("nan"))
-    with pytest.raises(TrainingError, match=r"step 1: .*not both finite"):
-        run(base)
+    (event,) = list(train(base, [learner_of(base)]))
+    assert isinstance(event, RunFailure)
+    assert (event.step, "not both finite" in event.reason) == (1, True)
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 5, 20, 1000])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lorimer.training import loss
-from lorimer.training.loss import cross_entropy_sum
+from lorimer.training.loss import cross_entropy, score_tokens, token_log_likelihoods
 
 
 @pytest.mark.parametrize("softcap", [None, 5.0])
@@ -23,16 +23,57 @@ def test_equals_torch(
     bias = torch.randn(50) if with_bias else None
     head = SimpleNamespace(weight=weight, bias=bias, scale=scale, softcap=softcap)
     ours, theirs = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
-    found = cross_entropy_sum(ours, head, targets)
+    weights = torch.rand(11)
+    found, losses = cross_entropy(ours, head, targets, weights)
     logits = torch.nn.functional.linear(theirs, weight, bias) * scale
     logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
-    wanted = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    wanted = (each * weights).sum()
     (found * 0.5).backward()
     (wanted * 0.5).backward()
     torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(losses, each.detach())
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
 
 
+def small_head(num_tokens: int = 50, width: int = 8) -> SimpleNamespace:
+    weight = torch.randn(num_tokens, width)
+    return SimpleNamespace(weight=weight, bias=None, scale=1.0, softcap=None, logits=lambda hidden: hidden @ weight.T)
+
+
 def test_no_targets_cost_nothing() -> None:
-    head = SimpleNamespace(weight=torch.randn(5, 3), bias=None, scale=1.0, softcap=None)
-    assert float(cross_entropy_sum(torch.empty(0, 3), head, torch.empty(0, dtype=torch.long))) == 0
+    total, losses = cross_entropy(torch.empty(0, 3), small_head(5, 3), torch.empty(0, dtype=torch.long), torch.empty(0))
+    assert (float(total), len(losses)) == (0, 0)
+
+
+def test_log_likelihoods_carry_the_gradient_of_what_is_made_of_them() -> None:
+    torch.manual_seed(0)
+    head, hidden, targets = small_head(), torch.randn(7, 8), torch.randint(0, 50, (7,))
+    ours, theirs = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
+    found = token_log_likelihoods(ours, head, targets)
+    wanted = torch.log_softmax(head.logits(theirs), -1).gather(1, targets[:, None])[:, 0]
+    torch.nn.functional.logsigmoid(found.sum()).backward()
+    torch.nn.functional.logsigmoid(wanted.sum()).backward()
+    torch.testing.assert_close(found, wanted.detach())
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_scores_are_losses_and_whether_greedy_decoding_agrees() -> None:
+    torch.manual_seed(0)
+    head, hidden = small_head(), torch.randn(9, 8)
+    likeliest = head.logits(hidden).argmax(1)
+    targets = torch.where(torch.arange(9) % 2 == 0, likeliest, (likeliest + 1) % 50)
+    scores = score_tokens(hidden, head, targets)
+    assert scores.is_likeliest.tolist() == [i % 2 == 0 for i in range(9)]
+    torch.testing.assert_close(scores.losses, torch.nn.functional.cross_entropy(head.logits(hidden), targets, reduction="none"))
+
+
+def test_gradient_reaches_a_head_that_is_trained() -> None:
+    torch.manual_seed(0)
+    head, hidden, targets = small_head(), torch.randn(6, 8), torch.randint(0, 50, (6,))
+    head.weight.requires_grad_()
+    total, _ = cross_entropy(hidden, head, targets, torch.ones(6))
+    total.backward()
+    again = head.weight.detach().clone().requires_grad_()
+    torch.nn.functional.cross_entropy(hidden @ again.T, targets, reduction="sum").backward()
+    torch.testing.assert_close(head.weight.grad, again.grad, rtol=1e-5, atol=1e-6)

@@ -16,7 +16,7 @@ def plan(
 
     Example: lorimer plan recipe.yaml
     """
-    from lorimer.cli.show import show_plan
+    from lorimer.cli.show import show_plan, show_samples
     from lorimer.data.curate import resolve_dataset
     from lorimer.model.base import load_base
     from lorimer.training.plan import plan as make_plan
@@ -24,7 +24,7 @@ def plan(
     recipe_ = read_recipe(recipe)
     dataset = resolve_dataset(recipe_)
     with working(f"Loading base {recipe_.base}"):
-        base = load_base(recipe_.base)
+        base = load_base(recipe_.base, quantisation=recipe_.quantise)
         plan_ = make_plan(recipe_, dataset, base)
     if as_json:
         print_json(
@@ -33,3 +33,4 @@ def plan(
     else:
         console.print(f"Plan for adapter {recipe_.name or dataset.name!r} on base {base.name!r}, from dataset {dataset.name!r}")
         show_plan(plan_)
+        show_samples(plan_)

@@ -16,20 +16,28 @@ from lorimer.evaluation.task import Task
 from lorimer.model.base import Base
 from lorimer.pipeline import Made
 from lorimer.registry.records import AdapterVersion, Alias
-from lorimer.training.loop import StepMetrics
+from lorimer.training.inspection import mask_markup
+from lorimer.training.loop import RunFailure, StepMetrics
 from lorimer.training.plan import TrainingPlan, describe
+from lorimer.training.rank import RankChoice
 from lorimer.training.runs import Run
+from lorimer.training.train import RunResult, Validation
+
+STYLES = {"stop": "bold red", "warn": "yellow"}
 
 
 def show_progress(things: Iterable[Made], *, quiet: bool = False) -> Iterator[Made]:
     """Pass on what a pipeline makes, showing each kind in its way; `quiet` leaves only the bars, for `--json`."""
     with progress_bar() as progress:
         bars: dict[str, TaskID] = {}
+        names: dict[str, str] = {}
         for made in things:
             match made:
                 case StepMetrics():
                     note = f"loss {made.loss:.3f}, {made.tokens_per_second:.0f} tokens/s"
-                    _advance(progress, bars, "Training", made.num_steps, note)
+                    _advance(progress, bars, f"Training {names[made.run_id]}", made.num_steps, note, upto=made.step)
+                case Run():
+                    names[made.id] = made.adapter_name if made.adapter_name not in names.values() else f"{made.adapter_name} ({made.id})"
                 case Task():
                     _advance(progress, bars, "Evaluating base and adapter", 2 * len(made.samples), "", by=0)
                 case Answer():
@@ -55,6 +63,23 @@ def show(made: Made) -> None:
             show_plan(made)
         case Run():
             error_console.print(f"Run {made.id}  ->  {made.folder}", highlight=False)
+        case Validation():
+            best = ", the best yet" if made.is_best else ""
+            error_console.print(
+                f"Step {made.step}: validation loss {made.loss:.4f}, {made.exact:.1%} of {made.num_rows} exact{best}", highlight=False
+            )
+        case RankChoice():
+            kept, first = made.points[made.chosen], made.points[0]
+            error_console.print(
+                f"Rank: {kept.num_parameters} of {first.num_parameters} parameters keep {kept.exact:.1%} of {first.exact:.1%} exact "
+                f"({made.num_rows} validation rows, at most {made.margin:.1%} may be lost)",
+                highlight=False,
+            )
+        case RunFailure():
+            error_console.print(f"Run {made.run_id} stopped at step {made.step}: {made.reason}", style="red", highlight=False)
+        case RunResult():
+            minutes, memory = made.seconds / 60, made.peak_bytes / 1e9
+            error_console.print(f"Trained {made.num_steps} steps in {minutes:.1f} minutes, {memory:.1f} GB at most", highlight=False)
         case EvalReport():
             error_console.print(f"Report  ->  {report_folder(made.digest) / 'report.html'}", highlight=False)
         case GateResult():
@@ -71,6 +96,15 @@ def show_plan(plan: TrainingPlan) -> None:
     for name, value in describe(plan).items():
         table.add_row(name, value)
     error_console.print(table, highlight=False)
+    for finding in plan.findings:
+        error_console.print(f"{finding.sentence} ({', '.join(finding.sources)})", style=STYLES[finding.severity], highlight=False)
+
+
+def show_samples(plan: TrainingPlan) -> None:
+    """Three rows as the model sees them: what is learned in bold green."""
+    for sample in plan.report.samples:
+        error_console.print(f"\n{sample.source}, {sample.num_tokens} tokens:", style="bold", highlight=False)
+        error_console.print(mask_markup(sample), highlight=False)
 
 
 def show_report(report: EvalReport, gate: GateResult) -> None:
@@ -92,7 +126,12 @@ def percent(proportion: Proportion) -> str:
     return f"{proportion.value:.1%} ({proportion.interval.low:.1%} to {proportion.interval.high:.1%})"
 
 
-def _advance(progress: Progress, bars: dict[str, TaskID], name: str, total: int | None, note: str, by: int = 1) -> None:
+def _advance(
+    progress: Progress, bars: dict[str, TaskID], name: str, total: int | None, note: str, by: int = 1, upto: int | None = None
+) -> None:
     if name not in bars:
         bars[name] = progress.add_task(name, total=total, note=note)
-    progress.update(bars[name], advance=by, note=note)
+    if upto is not None:
+        progress.update(bars[name], completed=upto, note=note)
+    else:
+        progress.update(bars[name], advance=by, note=note)

@@ -61,8 +61,12 @@ def build_card(
     examples = list(chain.from_iterable(rows for _, rows in splits.items()))
     tags = Counter(example.tags["language"] for example in examples if "language" in example.tags)
     chats = [example for example in examples if example.text is None]
-    lengths = {"prompt": [num_chars(chat) - len(chat.answer) for chat in chats], "answer": [len(chat.answer) for chat in chats]}
-    texts = [len(example.text) for example in examples if example.text is not None]
+    lengths = {
+        "prompt": [num_chars(chat) - len(chat.answer) for chat in chats],
+        "answer": [len(chat.answer) for chat in chats],
+        "rejected": [len(chat.rejected) for chat in chats if chat.rejected is not None],
+        "text": [len(example.text) for example in examples if example.text is not None],
+    }
     return {
         "card_version": CARD_VERSION,
         "name": name,
@@ -74,7 +78,7 @@ def build_card(
         "problems": [asdict(problem) for problem in problems[:NUM_PROBLEMS_KEPT]],
         "languages": dict(tags.most_common()),
         "num_without_language": len(examples) - tags.total(),
-        "lengths": {part: describe_lengths(values) for part, values in {**lengths, "text": texts}.items() if values},
+        "lengths": {part: describe_lengths(values) for part, values in lengths.items() if values},
         "answers": describe_answers([chat.answer for chat in chats]),
         "samples": [_sample(example) for example in splits.train[:: max(1, len(splits.train) // NUM_SAMPLES)][:NUM_SAMPLES]],
     }
@@ -146,6 +150,8 @@ def _round_up(width: float) -> int:
 
 def _sample(example: Example) -> dict[str, Any]:
     turns: list[tuple[str, str]] = [(message.role, message.content) for message in example.messages] or [("text", example.text or "")]
+    if example.rejected is not None:
+        turns.append(("rejected", example.rejected))
     return {
         "source": example.source,
         "tags": dict(example.tags),

@@ -24,6 +24,8 @@ class Example:
     messages: tuple[Message, ...] = ()
     text: str | None = None
     """Plain text to continue learning on; exclusive with `messages`."""
+    rejected: str | None = None
+    """The worse answer to the same prompt, for learning from preferences."""
     source: str
     """File and line it was read from, as `tickets.jsonl:12`."""
     tags: dict[str, str] = field(default_factory=dict)
@@ -48,7 +50,9 @@ class Example:
         """The JSON value that training sees."""
         if self.text is not None:
             return {"text": self.text}
-        return {"messages": [{"role": m.role, "content": m.content} for m in self.messages]}
+        messages = [{"role": m.role, "content": m.content} for m in self.messages]
+        # left out where there is none, so that rows without one keep the digests they always had
+        return {"messages": messages} if self.rejected is None else {"messages": messages, "rejected": self.rejected}
 
     def to_json(self) -> dict[str, Any]:
         """The JSON value a dataset keeps."""
@@ -58,4 +62,5 @@ class Example:
 def example_from_json(value: dict[str, Any]) -> Example:
     """Read back what `Example.to_json` wrote."""
     messages = tuple(Message(role=m["role"], content=m["content"]) for m in value.get("messages", ()))
-    return Example(messages=messages, text=value.get("text"), source=value["source"], tags=value["tags"])
+    text, rejected = value.get("text"), value.get("rejected")
+    return Example(messages=messages, text=text, rejected=rejected, source=value["source"], tags=value["tags"])

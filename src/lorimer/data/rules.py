@@ -73,12 +73,12 @@ def strip_whitespace(examples: Sequence[Example]) -> RuleResult:
 
 
 def drop_exact_duplicates(examples: Sequence[Example]) -> RuleResult:
-    """Keep the first of rows with the same prompt and the same answer, up to case (in the prompt), white space and composition."""
-    seen: set[tuple[str, str]] = set()
+    """Keep the first of rows with the same prompt and the same answers, up to case (in the prompt), white space and composition."""
+    seen: set[tuple[str, str, str]] = set()
     kept: list[Example] = []
     removed: list[Example] = []
     for example in examples:
-        key = (folded_prompt(example), _folded_answer(example))
+        key = (folded_prompt(example), _folded_answer(example), _compose(example.rejected or ""))
         (removed if key in seen else kept).append(example)
         seen.add(key)
     return _dropped("drop_exact_duplicates", kept, removed, f"{count_rows(len(removed))} repeated an earlier row")
@@ -105,8 +105,8 @@ def drop_too_long(max_chars: int = MAX_CHARS) -> Rule:
     """A rule that drops rows of more characters than any base can take in."""
 
     def rule(examples: Sequence[Example]) -> RuleResult:
-        kept = [example for example in examples if num_chars(example) <= max_chars]
-        removed = [example for example in examples if num_chars(example) > max_chars]
+        kept = [example for example in examples if _longest(example) <= max_chars]
+        removed = [example for example in examples if _longest(example) > max_chars]
         return _dropped("drop_too_long", kept, removed, f"{count_rows(len(removed))} had more than {max_chars:,} characters")
 
     return rule
@@ -140,8 +140,13 @@ def speaks(tag: str, wanted: str) -> bool:
 
 
 def num_chars(example: Example) -> int:
-    """Characters in all turns, or in the text."""
+    """Characters in all turns, or in the text; a rejected answer is none of them."""
     return len(example.text or "") + sum(len(message.content) for message in example.messages)
+
+
+def _longest(example: Example) -> int:
+    """Characters of the prompt and the longer of its two answers: a base takes them in one at a time."""
+    return num_chars(example) + (max(0, len(example.rejected) - len(example.answer)) if example.rejected else 0)
 
 
 def _is_spoken(example: Example, languages: Sequence[str]) -> bool:
@@ -150,8 +155,12 @@ def _is_spoken(example: Example, languages: Sequence[str]) -> bool:
 
 
 def _folded_answer(example: Example) -> str:
+    return "" if example.text is not None else _compose(example.answer)
+
+
+def _compose(answer: str) -> str:
     """Case stays: an answer that differs in case is another answer."""
-    return "" if example.text is not None else " ".join(unicodedata.normalize("NFC", example.answer).split())
+    return " ".join(unicodedata.normalize("NFC", answer).split())
 
 
 def _stripped(example: Example) -> Example:
@@ -159,9 +168,11 @@ def _stripped(example: Example) -> Example:
     if example.text is not None:
         text = example.text.strip()
         return example if text == example.text else replace(example, text=text)
-    if all(message.content == message.content.strip() for message in example.messages):
+    rejected = example.rejected and example.rejected.strip()
+    if rejected == example.rejected and all(message.content == message.content.strip() for message in example.messages):
         return example
-    return replace(example, messages=tuple(replace(message, content=message.content.strip()) for message in example.messages))
+    messages = tuple(replace(message, content=message.content.strip()) for message in example.messages)
+    return replace(example, messages=messages, rejected=rejected)
 
 
 def _dropped(rule: str, kept: Sequence[Example], removed: Sequence[Example], message: str) -> RuleResult:

@@ -1,7 +1,7 @@
 """The shapes rows come in: a row's keys tell which, and a row of a known shape becomes an Example. It knows nothing of files."""
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal, cast
 
@@ -10,17 +10,21 @@ from lorimer.data.example import Example, Message, Role
 from lorimer.errors import ConfigError, DataError
 
 Row = Mapping[str, Any]
-ShapeName = Literal["chat messages", "ShareGPT", "prompt/completion", "Alpaca", "text"]
-Part = Literal["messages", "prompt", "input", "completion", "text", "system", "language"]
+ShapeName = Literal["chat messages", "ShareGPT", "prompt/completion", "Alpaca", "preference", "OpenAI preference", "text"]
+Part = Literal["messages", "prompt", "input", "completion", "rejected", "text", "system", "language"]
 
 PAIRS = (
     *(("prompt", completion) for completion in ("completion", "response", "answer", "output")),
     ("input", "output"),
     ("question", "answer"),
 )
+PREFERENCE = ("chosen", "rejected")
+PREFERENCE_PROMPTS = ("prompt", "question")
+OPENAI_PREFERENCE = ("input", "preferred_output", "non_preferred_output")
 ALPACA_INPUTS = ("input", "context")  # Dolly writes "context" and "response" where Alpaca writes "input" and "output"
 ALPACA_OUTPUTS = ("output", "response")
 LABELS = ("label", "labels", "label_text", "category", "class", "intent", "target", "sentiment", "topic")
+OPTIONAL: frozenset[Part] = frozenset(("input", "system", "language"))
 ROLE_OF: Mapping[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 ROLE_OF_SHAREGPT: Mapping[str, Role] = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 
@@ -32,7 +36,7 @@ class Shape:
     name: ShapeName
     columns: Mapping[Part, str]
     """Which column holds which part."""
-    optional: frozenset[Part] = frozenset(("input", "system", "language"))
+    optional: frozenset[Part] = OPTIONAL
     """Parts a row may leave out."""
 
     def required(self) -> tuple[str, ...]:
@@ -42,6 +46,12 @@ class Shape:
 
 def recognise(keys: Collection[str]) -> Shape | None:
     """The shape that rows with these keys have, or None."""
+    if _has_all(PREFERENCE, keys):  # first: pairs often come with the better conversation under "messages" once more
+        chosen, rejected = PREFERENCE
+        return Shape(name="preference", columns={"completion": chosen, "rejected": rejected}, optional=OPTIONAL | {"prompt"})
+    if _has_all(OPENAI_PREFERENCE, keys):
+        prompt, chosen, rejected = OPENAI_PREFERENCE
+        return Shape(name="OpenAI preference", columns={"prompt": prompt, "completion": chosen, "rejected": rejected})
     if "messages" in keys:
         return Shape(name="chat messages", columns={"messages": "messages"})
     if "conversations" in keys:
@@ -62,9 +72,11 @@ def add_optional(shape: Shape, keys: Collection[str]) -> Shape:
         found["system"] = _first(("system",), keys)
     if shape.name == "Alpaca":
         found["input"] = _first(ALPACA_INPUTS, keys)
+    if shape.name == "preference":
+        found["prompt"] = _first(PREFERENCE_PROMPTS, keys)
     taken = shape.columns.values()
     optional = {part: column for part, column in found.items() if column and column not in taken and part not in shape.columns}
-    return Shape(name=shape.name, columns={**shape.columns, **optional})
+    return replace(shape, columns={**shape.columns, **optional})
 
 
 def shape_of_columns(columns: ColumnNames, keys: Collection[str], file: str) -> Shape | None:
@@ -81,13 +93,13 @@ def shape_of_columns(columns: ColumnNames, keys: Collection[str], file: str) -> 
         raise ConfigError(f"columns for {file!r}: one column is named for two parts ({columns.model_dump(exclude_none=True)})")
     if columns.text:
         shape: Shape | None = Shape(name="text", columns={"text": columns.text})
-    elif columns.prompt or columns.completion:
+    elif columns.completion or (columns.prompt and not _has_all(PREFERENCE, set(keys) - {columns.prompt})):
         shape = _pair(columns, keys, file)
     else:
         shape = recognise(keys)
     if shape and shape.name == "text" and (columns.prompt or columns.completion or columns.system):
         raise ConfigError(f"columns for {file!r}: plain text has no prompt, completion or system; name `text` or the others")
-    return Shape(name=shape.name, columns={**shape.columns, **wanted}) if shape else None
+    return replace(shape, columns={**shape.columns, **wanted}) if shape else None
 
 
 def read_example(row: Row, shape: Shape, *, system: str | None, source: str) -> Example:
@@ -102,9 +114,10 @@ def read_example(row: Row, shape: Shape, *, system: str | None, source: str) -> 
     tags = _read_tags(row, shape)
     if shape.name == "text":
         return Example(text=_read_text(row[shape.columns["text"]], shape.columns["text"]), source=source, tags=tags)
-    messages = _with_system(_read_messages(row, shape), row, shape, system)
+    messages, rejected = _read_preference(row, shape) if "rejected" in shape.columns else (_read_messages(row, shape), None)
+    messages = _with_system(messages, row, shape, system)
     _check_order(messages)
-    return Example(messages=messages, source=source, tags=tags)
+    return Example(messages=messages, rejected=rejected, source=source, tags=tags)
 
 
 def unused_columns(row: Row, shape: Shape) -> Iterator[str]:
@@ -114,8 +127,10 @@ def unused_columns(row: Row, shape: Shape) -> Iterator[str]:
         if key not in used and value is not None and not (key == "tags" and isinstance(value, dict)):
             yield key
         elif key in used and isinstance(value, list):
-            known = ("from", "value") if shape.name == "ShareGPT" else ("role", "content")
-            yield from dict.fromkeys(f"{key}[].{inner}" for turn in value for inner in turn if inner not in known)
+            yield from _unused_in_turns(key, value, ("from", "value") if shape.name == "ShareGPT" else ("role", "content"))
+        elif key in used and isinstance(value, dict):  # OpenAI's preference input, which may also define tools
+            yield from (f"{key}.{inner}" for inner, given in value.items() if inner != "messages" and given is not None)
+            yield from _unused_in_turns(f"{key}.messages", value["messages"], ("role", "content"))
 
 
 def list_columns(keys: Collection[str]) -> str:
@@ -131,6 +146,14 @@ def shorten(text: str, max_chars: int = 40) -> str:
 
 def _first(names: Collection[str], keys: Collection[str]) -> str | None:
     return next((name for name in names if name in keys), None)
+
+
+def _has_all(names: Collection[str], keys: Collection[str]) -> bool:
+    return all(name in keys for name in names)
+
+
+def _unused_in_turns(name: str, turns: list[dict[str, Any]], known: tuple[str, str]) -> Iterator[str]:
+    yield from dict.fromkeys(f"{name}[].{inner}" for turn in turns for inner in turn if inner not in known)
 
 
 def _pair(columns: ColumnNames, keys: Collection[str], file: str) -> Shape:
@@ -166,6 +189,51 @@ def _read_messages(row: Row, shape: Shape) -> tuple[Message, ...]:
             prompt = f"{prompt}\n\n{_read_text(given, columns['input'])}"
         return (Message(role="user", content=prompt), *_read_side(row, columns["completion"], "assistant"))
     return (*_read_side(row, columns["prompt"], "user"), *_read_side(row, columns["completion"], "assistant"))
+
+
+def _read_preference(row: Row, shape: Shape) -> tuple[tuple[Message, ...], str]:
+    """The conversation that ends with the better answer, and the worse answer to the same prompt.
+
+    https://huggingface.co/docs/trl/dataset_formats, https://platform.openai.com/docs/guides/direct-preference-optimization
+    """
+    chosen, rejected = shape.columns["completion"], shape.columns["rejected"]
+    prompt = _read_prompt(row, shape)
+    better, worse = (_read_conversation(row, column, prompt, shape) for column in (chosen, rejected))
+    if _bare(better[:-1]) != _bare(worse[:-1]):
+        raise DataError(f"{chosen!r} and {rejected!r} answer different prompts, so they cannot be compared")
+    if better[-1].content.strip() == worse[-1].content.strip():
+        raise DataError(f"{chosen!r} and {rejected!r} are the same answer, so there is no preference to learn")
+    return better, worse[-1].content
+
+
+def _read_prompt(row: Row, shape: Shape) -> tuple[Message, ...]:
+    """What both answers of a pair answer, or nothing if they bring their conversation with them."""
+    column = shape.columns.get("prompt", "")
+    value = row.get(column)
+    if shape.name != "OpenAI preference":
+        return () if value is None else _read_side(row, column, "user")
+    if not isinstance(value, dict):
+        raise DataError(f"{column!r} is {kind(value)}, not an object with 'messages'")
+    return _read_turns(value.get("messages"), f"{column}.messages", "role", "content", ROLE_OF)
+
+
+def _read_conversation(row: Row, column: str, prompt: tuple[Message, ...], shape: Shape) -> tuple[Message, ...]:
+    """One side of a pair: an answer to the prompt, or a whole conversation, which must then hold the prompt if there is one."""
+    turns = _read_side(row, column, "assistant")
+    if turns[-1].role != "assistant":
+        raise DataError(f"{column!r} does not end with an assistant turn, so there is no answer to learn")
+    if turns[0].role == "assistant":
+        if not prompt:
+            raise DataError(f"{column!r} is an answer alone, but the row has no prompt that it answers")
+        return (*prompt, *turns)
+    if not set(_bare(prompt)) <= set(_bare(turns[:-1])):
+        raise DataError(f"{column!r} is a whole conversation, but {shape.columns['prompt']!r} is not part of it")
+    return turns
+
+
+def _bare(messages: tuple[Message, ...]) -> tuple[tuple[Role, str], ...]:
+    """Turns without the white space that curation takes off."""
+    return tuple((message.role, message.content.strip()) for message in messages)
 
 
 def _read_side(row: Row, column: str, role: Role) -> tuple[Message, ...]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,12 @@ CONFIG_FILE, WEIGHTS_FILE, LOCK_FILE, TEMPLATE_FILE = (
 )
 PREFIX = "base_model.model."
 UNSUPPORTED = {
-    "use_dora": "DoRA",
     "lora_bias": "biases in the adapter",
     "modules_to_save": "trained copies of base layers",
     "fan_in_fan_out": "transposed weights",
 }
 MAX_SHOWN = 8
+ALPHA_TOLERANCE = 1e-5  # scales are computed from alphas and back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,40 +42,54 @@ class Lock:
     template_digest: str
     dataset_digest: str
     run_id: str
+    quantisation: str | None = None
+    """In how few bits the base was held while the adapter was trained."""
 
 
 def save_adapter(lora: LoRA, folder: Path, base: Base, lock: Lock) -> None:
     """Write an adapter as stock PEFT reads it, with its lock and chat template; the folder appears whole or not at all."""
     tensors = {}
     for name, weights in lora.weights.items():
-        tensors[f"{PREFIX}{name}.lora_A.weight"] = weights.a.detach().float().cpu().contiguous()
-        tensors[f"{PREFIX}{name}.lora_B.weight"] = weights.b.detach().float().cpu().contiguous()
+        a, b = weights.factors  # an anchor becomes part of them: on disk it is a plain adapter of twice the rank
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = a.detach().float().cpu().contiguous()
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = b.detach().float().cpu().contiguous()
+        if weights.magnitude is not None:
+            tensors[f"{PREFIX}{name}.lora_magnitude_vector"] = weights.magnitude.detach().float().cpu().contiguous()
     with new_folder(folder) as temporary:
         write_bytes(temporary / WEIGHTS_FILE, save(tensors, metadata={"format": "pt"}))
-        write_json(temporary / CONFIG_FILE, _peft_config(lora.config, base))
+        write_json(temporary / CONFIG_FILE, _peft_config(lora, base))
         write_json(temporary / LOCK_FILE, {field: getattr(lock, field) for field in Lock.__slots__})
         write_text(temporary / TEMPLATE_FILE, base.renderer.template)
 
 
-def _peft_config(config: LoRAConfig, base: Base) -> dict[str, Any]:
+def _peft_config(lora: LoRA, base: Base) -> dict[str, Any]:
+    config = lora.config
+    ranks = {name: weights.factors[0].shape[0] for name, weights in lora.weights.items()}
+    alphas = {name: weights.scale * (ranks[name] ** (0.5 if config.rank_stabilised else 1)) for name, weights in lora.weights.items()}
+    rank, alpha = max(ranks.values()), _commonest(alphas.values())
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base.name,
-        "r": config.rank,
-        "lora_alpha": config.alpha,
-        "target_modules": _shortest_names(config.target_modules, base.layers),
+        "r": rank,
+        "lora_alpha": alpha,
+        "target_modules": _shortest_names(lora.weights, base.layers),
         "lora_dropout": 0.0,
         "bias": "none",
-        "use_rslora": False,
-        "use_dora": False,
+        "use_rslora": config.rank_stabilised,
+        "use_dora": any(weights.magnitude is not None for weights in lora.weights.values()),
         "fan_in_fan_out": False,
         "init_lora_weights": True,
         "inference_mode": True,
-        "rank_pattern": {},
-        "alpha_pattern": {},
+        "rank_pattern": {name: own for name, own in ranks.items() if own != rank},
+        "alpha_pattern": {name: own for name, own in alphas.items() if abs(own - alpha) > ALPHA_TOLERANCE * alpha},
         "modules_to_save": None,
     }
+
+
+def _commonest(values: Iterable[float]) -> float:
+    counts = Counter(round(value, 6) for value in values)
+    return counts.most_common(1)[0][0]
 
 
 def _shortest_names(targets: Iterable[str], layers: Mapping[str, LoRALinear]) -> list[str]:
@@ -110,16 +125,29 @@ def load_adapter(folder: Path, base: Base) -> LoRA:
         raise AdapterError(f"adapter in {str(folder)!r}: {WEIGHTS_FILE} is missing or damaged ({exc})") from exc
     pairs, problems = _pair(tensors)
     problems += _misfits(pairs, base.layers)
+    if config.get("use_dora") and not all("magnitude" in pair for pair in pairs.values()):
+        problems.append("it uses DoRA, but not every layer has magnitudes")
     if problems:
         shown = "; ".join(problems[:MAX_SHOWN]) + (f"; and {len(problems) - MAX_SHOWN} more" if len(problems) > MAX_SHOWN else "")
         raise AdapterError(f"adapter in {str(folder)!r} does not fit base {base.name!r}: {shown}")
+    stabilised = bool(config.get("use_rslora"))
     weights = {}
     for name, pair in pairs.items():
         rank, alpha = pair["A"].shape[0], float(_pattern(config, "alpha_pattern", name, config["lora_alpha"]))
-        scale = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
-        weights[name] = LoRAWeights(a=pair["A"].float(), b=pair["B"].float(), scale=scale)
-    ranks = [w.a.shape[0] for w in weights.values()]
-    return LoRA(config=LoRAConfig(rank=max(ranks), alpha=float(config["lora_alpha"]), target_modules=tuple(weights)), weights=weights)
+        magnitude = pair["magnitude"].float() if "magnitude" in pair else None
+        scale = alpha / (rank**0.5 if stabilised else rank)
+        weights[name] = LoRAWeights(a=pair["A"].float(), b=pair["B"].float(), scale=scale, magnitude=magnitude)
+    ranks = {name: own.a.shape[0] for name, own in weights.items()}
+    rank = max(ranks.values())
+    found = LoRAConfig(
+        rank=rank,
+        alpha=float(config["lora_alpha"]),
+        target_modules=tuple(weights),
+        ranks={name: own for name, own in ranks.items() if own != rank},
+        kind="dora" if config.get("use_dora") else "lora",
+        rank_stabilised=stabilised,
+    )
+    return LoRA(config=found, weights=weights)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -138,15 +166,15 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _pair(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, dict[str, torch.Tensor]], list[str]]:
-    """Layer name -> {"A": .., "B": ..}, and what was not understood."""
+    """Layer name -> {"A": .., "B": .., with DoRA "magnitude": ..}, and what was not understood."""
     pairs: dict[str, dict[str, torch.Tensor]] = {}
     problems = []
     for key, tensor in tensors.items():
-        match = re.fullmatch(re.escape(PREFIX) + r"(.+)\.lora_([AB])\.weight", key)
-        if match is None or tensor.ndim != 2:
+        match = re.fullmatch(re.escape(PREFIX) + r"(.+)\.lora_(?:([AB])\.weight|magnitude_vector)", key)
+        if match is None or tensor.ndim != (2 if match[2] else 1):
             problems.append(f"tensor {key!r} is not a two-dimensional lora_A or lora_B weight")
         else:
-            pairs.setdefault(match[1], {})[match[2]] = tensor
+            pairs.setdefault(match[1], {})[match[2] or "magnitude"] = tensor
     return pairs, problems if tensors else ["the file holds no tensors"]
 
 
@@ -156,14 +184,16 @@ def _misfits(pairs: Mapping[str, Mapping[str, torch.Tensor]], layers: Mapping[st
         layer = layers.get(name)
         if layer is None:
             problems.append(f"the base has no linear layer {name!r}")
-        elif set(pair) != {"A", "B"}:
-            problems.append(f"{name!r} has only its {', '.join(pair)} half")
+        elif not {"A", "B"} <= set(pair):
+            problems.append(f"{name!r} has only its {', '.join(pair)} part")
         else:
             rank = pair["A"].shape[0]
             found = tuple(pair["A"].shape), tuple(pair["B"].shape)
             wanted = (rank, layer.in_features), (layer.out_features, rank)
             if found != wanted:
                 problems.append(f"{name!r} has shapes {found[0]} and {found[1]}, the base needs {wanted[0]} and {wanted[1]}")
+            if "magnitude" in pair and pair["magnitude"].shape != (layer.out_features,):
+                problems.append(f"{name!r} has magnitudes for {pair['magnitude'].shape[0]} outputs, the base needs {layer.out_features}")
             if not all(bool(torch.isfinite(tensor).all()) for tensor in pair.values()):
                 problems.append(f"{name!r} holds values that are not finite")
     return problems

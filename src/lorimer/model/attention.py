@@ -1,11 +1,15 @@
 """Attention over one flattened stream of tokens, called through transformers' AttentionInterface: no architecture needs code here.
 
 The stream holds several sequences end to end. Who may see whom is the business of the `Segments` object that the caller passes
-with the batch; this file has the one for whole sequences without a cache (training, scoring). It knows nothing of adapters.
+with the batch; this file has the one for sequences without a cache (training, scoring). It knows nothing of adapters.
+
+Sequences that begin with the same tokens may stand in the stream as one shared prefix and one suffix each (`PrefixGroup`): causal
+attention makes the states of the prefix the same in all of them, so they are computed once and every suffix attends to them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -16,8 +20,9 @@ from transformers import AttentionInterface
 from lorimer.errors import EngineError
 
 IMPLEMENTATION = "lorimer"
-SHORT_LEN = 512  # up to here keeping all attention probabilities costs little memory
+SHORT_SCORES = 512 * 512  # query places times key places: up to here keeping a sequence's attention probabilities costs little memory
 PADDING_LIMIT = 1.25  # sequences share one padded call while the longest is at most this much longer than the shortest
+PADDING_TOKENS = 16  # or by so few tokens that a call of its own would cost more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,114 +96,263 @@ def causal_mask(query_len: int, key_len: int, window: int | None, device: torch.
     return visible if window is None else visible & (other > position - window)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixGroup:
+    """Neighbours in the stream: the tokens all its sequences begin with, once, then what is each one's own."""
+
+    prefix_len: int
+    suffix_lens: tuple[int, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Places in the stream."""
+        return self.prefix_len + sum(self.suffix_lens)
+
+
+def whole(lengths: Sequence[int]) -> tuple[PrefixGroup, ...]:
+    """Sequences that share nothing."""
+    return (PrefixGroup(prefix_len=0, suffix_lens=tuple(lengths)),)
+
+
 class PackedSegments:
-    """Whole sequences end to end, each attending only to itself; neighbours of like length share one padded call.
+    """Sequences end to end, each attending to itself and to its group's prefix; those of like length share one padded call.
 
     Padding stands to the right of every sequence, where causal attention cannot see it, so the result is exact.
     """
 
-    def __init__(self, lengths: Sequence[int], device: torch.device | None = None) -> None:
-        self.buckets = [_Bucket(run, device) for run in _runs_of_like_length(lengths)]
-        self.num_tokens = sum(lengths)
+    def __init__(self, groups: Sequence[PrefixGroup], device: torch.device | None = None) -> None:
+        self.num_tokens = sum(group.num_tokens for group in groups)
+        self.spans = list(_spans(groups))
+        self.device = device
 
     def attend(self, layer_index: int, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
         """See `Segments.attend`."""
-        outputs = [bucket.attend(query, key, value, options) for bucket in self.buckets]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        if query.is_cuda and query.dtype != torch.float32 and options.softcap is None:
+            return self._varlen.attend(query, key, value, options)
+        output: Tensor
+        short, long = self._buckets
+        if short and options.softcap is None:
+            output = _ShortAttention.apply(query, key, value, short, options)  # type: ignore[no-untyped-call]
+        else:
+            output, long = torch.zeros_like(query), [*short, *long]
+        for bucket in long:
+            output = output.index_copy(0, bucket.places, bucket.attend(query, key, value, options))
+        return output
+
+    @cached_property
+    def _buckets(self) -> "tuple[list[_Bucket], list[_Bucket]]":
+        """Short sequences, whose attention probabilities are kept for the backward pass, and long ones, which take torch's kernel."""
+        runs = _runs_of_like_length(self.spans)
+        buckets = [_Bucket(run, self.device) for run in runs]
+        is_short = [bucket.max_len * (bucket.prefix_len + bucket.max_len) <= SHORT_SCORES for bucket in buckets]
+        short = [bucket for bucket, keep in zip(buckets, is_short, strict=True) if keep]
+        return short, [bucket for bucket, keep in zip(buckets, is_short, strict=True) if not keep]
+
+    @cached_property
+    def _varlen(self) -> "_Varlen":
+        return _Varlen(self.spans, self.device)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Span:
+    """One attending sequence: where it stands, and where what it sees before itself stands."""
+
+    start: int
+    length: int
+    prefix_start: int = 0
+    prefix_len: int = 0
+
+
+def _spans(groups: Sequence[PrefixGroup]) -> Iterator[_Span]:
+    start = 0
+    for group in groups:
+        prefix_start, prefix_len = start, group.prefix_len
+        if prefix_len:
+            yield _Span(start=start, length=prefix_len)
+        start += prefix_len
+        for length in group.suffix_lens:
+            yield _Span(start=start, length=length, prefix_start=prefix_start, prefix_len=prefix_len)
+            start += length
 
 
 class _Bucket:
-    """Consecutive sequences padded to the longest of them."""
+    """Sequences of one prefix (or none), padded to the longest of them."""
 
-    def __init__(self, run: "_Run", device: torch.device | None) -> None:
-        self.start, self.stop = run.start, run.start + sum(run.lengths)
-        self.num_sequences, self.max_len = len(run.lengths), max(run.lengths)
-        self.is_padded = min(run.lengths) < self.max_len
-        offsets = torch.arange(self.max_len, device=device)[None]  # (1, L)
-        lengths = torch.tensor(run.lengths, device=device)[:, None]  # (S, 1)
-        starts = lengths.cumsum(0) - lengths
-        self.gather = (starts + torch.minimum(offsets, lengths - 1)).flatten()  # padded place -> token
-        self.scatter = (offsets < lengths).flatten().nonzero().flatten()  # token -> padded place
+    def __init__(self, run: Sequence[_Span], device: torch.device | None) -> None:
+        self.num_sequences, self.max_len = len(run), max(span.length for span in run)
+        self.prefix_len = run[0].prefix_len
+        self.prefix = slice(run[0].prefix_start, run[0].prefix_start + run[0].prefix_len)
+        offsets = torch.arange(self.max_len)[None]  # (1, L)
+        lengths = torch.tensor([span.length for span in run])[:, None]  # (S, 1)
+        starts = torch.tensor([span.start for span in run])[:, None]
+        is_token = (offsets < lengths).flatten()
+        gather = (starts + torch.minimum(offsets, lengths - 1)).flatten()
+        self.gather = gather.to(device)  # (S L), padded place -> place in the stream, padding repeats the sequence's last token
+        self.scatter = is_token.nonzero().flatten().to(device)  # (n), padded places that are tokens
+        self.padding = (~is_token).nonzero().flatten().to(device)
+        self.places = gather[is_token].to(device)  # (n), their places in the stream
+        contiguous = torch.equal(self.places.cpu(), torch.arange(int(gather[0]), int(gather[0]) + len(self.places)))
+        self.slice = slice(int(gather[0]), int(gather[0]) + len(gather)) if contiguous and not len(self.padding) else None
+        self.hidden: dict[int | None, Tensor] = {}
+
+    def take(self, rows: Tensor) -> Tensor:
+        """(T, G, W) -> (G S, L, W), keys' groups first so that all sequences of one group meet the prefix in one product."""
+        own = rows.index_select(0, self.gather) if self.slice is None else rows[self.slice]
+        return own.transpose(0, 1).reshape(rows.shape[1] * self.num_sequences, self.max_len, rows.shape[2]).contiguous()
+
+    def put(self, target: Tensor, padded: Tensor) -> None:
+        """(G S, L, W) into their places of (T, G, W)."""
+        rows = padded.view(target.shape[1], self.num_sequences * self.max_len, target.shape[2]).transpose(0, 1)
+        if self.slice is not None:
+            target[self.slice] = rows
+        else:
+            target.index_copy_(0, self.places, rows.index_select(0, self.scatter))
+
+    def add(self, target: Tensor, padded: Tensor) -> None:
+        """As `put`, added to what is there."""
+        rows = padded.view(target.shape[1], self.num_sequences * self.max_len, target.shape[2]).transpose(0, 1)
+        if self.slice is not None:
+            target[self.slice] += rows
+        else:
+            target.index_add_(0, self.places, rows.index_select(0, self.scatter))
+
+    def invisible(self, window: int | None) -> Tensor:
+        """(L, P + L), True where a place of the sequence must not look."""
+        if window not in self.hidden:
+            self.hidden[window] = ~causal_mask(self.max_len, self.prefix_len + self.max_len, window, self.gather.device)
+        return self.hidden[window]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
-        window = options.sliding_window if options.sliding_window and options.sliding_window < self.max_len else None
-        padded = self._pad(query), self._pad(key), self._pad(value)  # (S, L, H or G, D)
-        if window is None and options.softcap is None and torch.is_grad_enabled() and self.max_len <= SHORT_LEN and not query.is_cuda:
-            output: Tensor = _ShortAttention.apply(*padded, options.scaling)  # type: ignore[no-untyped-call]
-        else:
-            mask = None if window is None else causal_mask(self.max_len, self.max_len, window, query.device)
-            q, k, v = (rows.transpose(1, 2) for rows in padded)
-            output = scaled_dot_product(q, k, v, mask, options).transpose(1, 2)
-        rows = output.reshape(self.num_sequences * self.max_len, query.shape[1], query.shape[2])
-        return rows.index_select(0, self.scatter) if self.is_padded else rows
-
-    def _pad(self, rows: Tensor) -> Tensor:
-        """(T, H, D) -> (S, L, H, D)."""
-        own = rows[self.start : self.stop]
-        padded = own.index_select(0, self.gather) if self.is_padded else own
-        return padded.view(self.num_sequences, self.max_len, rows.shape[1], rows.shape[2])
+        """Through torch's kernel, rows (n, H, D) in the order of `places`."""
+        num_sequences, length = self.num_sequences, self.max_len
+        q, k, v = (rows.index_select(0, self.gather).unflatten(0, (num_sequences, length)).transpose(1, 2) for rows in (query, key, value))
+        if self.prefix_len:
+            k, v = (
+                torch.cat([rows[self.prefix].transpose(0, 1).expand(num_sequences, -1, -1, -1), own], 2)
+                for rows, own in ((key, k), (value, v))
+            )
+        window = options.sliding_window if options.sliding_window and options.sliding_window < k.shape[2] else None
+        mask = None if window is None and not self.prefix_len else ~self.invisible(window)
+        output = scaled_dot_product(q, k, v, mask, options).transpose(1, 2)
+        return output.reshape(num_sequences * length, *query.shape[1:]).index_select(0, self.scatter)
 
 
 class _ShortAttention(torch.autograd.Function):
     """Causal attention of many short sequences as batched products, grouped queries folded into rows.
 
     The flash kernel's backward on a CPU costs about a millisecond for every short sequence and layer; this is 1.7 to 4 times
-    faster at 100 tokens (dev/LOG.md) and keeps the probabilities, which short sequences can afford.
+    faster at 100 tokens (dev/LOG.md) and keeps the probabilities, which short sequences can afford. Places of the stream that no
+    bucket holds come out as zeros.
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        num_sequences, length, num_heads, width = query.shape
-        groups = key.shape[2]
-        folded = num_sequences, length, groups, num_heads // groups, width
-        q = query.reshape(folded).permute(0, 2, 1, 3, 4).reshape(num_sequences * groups, -1, width)  # (S G, L R, D)
-        k = key.transpose(1, 2).reshape(num_sequences * groups, length, width)  # (S G, L, D)
-        v = value.transpose(1, 2).reshape(num_sequences * groups, length, width)
-        ahead = ~causal_mask(length, length, None, query.device)
-        scores = torch.bmm(q, k.transpose(1, 2)).float().mul_(scaling).view(q.shape[0], length, -1, length)  # (S G, L, R, L)
-        probabilities = scores.masked_fill_(ahead[:, None], float("-inf")).softmax(-1).to(q.dtype).view(q.shape[0], -1, length)
-        ctx.save_for_backward(q, k, v, probabilities)
-        ctx.folded, ctx.scaling = folded, scaling
-        return _unfold(torch.bmm(probabilities, v), folded)
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, buckets: "list[_Bucket]", options: AttentionOptions) -> Tensor:
+        num_tokens, _, width = query.shape
+        groups = key.shape[1]
+        folded = query.reshape(num_tokens, groups, -1)  # (T, G, R D)
+        output = torch.zeros_like(folded)
+        kept = []
+        for bucket in buckets:
+            q = bucket.take(folded).view(groups * bucket.num_sequences, -1, width)  # (G S, L R, D)
+            k, v = bucket.take(key), bucket.take(value)  # (G S, L, D)
+            scores = torch.bmm(q, k.transpose(1, 2))  # (G S, L R, L)
+            if bucket.prefix_len:
+                prefix_key = key[bucket.prefix].permute(1, 2, 0)  # (G, D, P)
+                scores = torch.cat([torch.bmm(q.view(groups, -1, width), prefix_key).view(*q.shape[:2], -1), scores], 2)
+            window = options.sliding_window
+            window = window if window and window < bucket.prefix_len + bucket.max_len else None
+            wide = scores.float().mul_(options.scaling).view(q.shape[0], bucket.max_len, -1, scores.shape[2])  # (G S, L, R, P + L)
+            wide.masked_fill_(bucket.invisible(window)[:, None], float("-inf"))
+            probabilities = wide.softmax(-1).to(q.dtype).view(scores.shape)
+            own = probabilities[..., bucket.prefix_len :]
+            result = torch.bmm(own, v)  # (G S, L R, D)
+            if bucket.prefix_len:
+                seen = probabilities[..., : bucket.prefix_len].reshape(groups, -1, bucket.prefix_len)
+                result += torch.bmm(seen, value[bucket.prefix].transpose(0, 1)).view(result.shape)
+            bucket.put(output, result)
+            kept += [q, k, v, probabilities]
+        ctx.save_for_backward(key, value, *kept)
+        ctx.buckets, ctx.options = buckets, options
+        return output.view(query.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, probabilities = ctx.saved_tensors
-        num_sequences, length, groups, _, width = ctx.folded
-        d_output = grads[0].reshape(ctx.folded).permute(0, 2, 1, 3, 4).reshape(q.shape)
-        d_value = torch.bmm(probabilities.transpose(1, 2), d_output)
-        d_scores = torch.bmm(d_output, v.transpose(1, 2)).float()
-        weights = probabilities.float()
-        d_scores.sub_((d_scores * weights).sum(-1, keepdim=True)).mul_(weights).mul_(ctx.scaling)
-        d_scores = d_scores.to(q.dtype)
-        d_query = _unfold(torch.bmm(d_scores, k), ctx.folded)
-        d_key = torch.bmm(d_scores.transpose(1, 2), q)
-        d_key, d_value = (d.view(num_sequences, groups, length, width).transpose(1, 2) for d in (d_key, d_value))
-        return d_query, d_key, d_value, None
+        key, value, *kept = ctx.saved_tensors
+        _, groups, width = key.shape
+        d_folded = grads[0].reshape(grads[0].shape[0], groups, -1)
+        d_query, d_key, d_value = torch.zeros_like(d_folded), torch.zeros_like(key), torch.zeros_like(value)
+        for at, bucket in reversed(list(enumerate(ctx.buckets))):  # suffixes before the prefixes they add to
+            q, k, v, probabilities = kept[4 * at : 4 * at + 4]
+            length, prefix_len = bucket.max_len, bucket.prefix_len
+            d_output = bucket.take(d_folded).view(q.shape)
+            if len(bucket.padding):
+                d_output.view(groups, bucket.num_sequences * length, -1).index_fill_(1, bucket.padding, 0)
+            d_scores = torch.bmm(d_output, v.transpose(1, 2))
+            if prefix_len:
+                d_all = d_output.view(groups, -1, width)
+                d_seen = torch.bmm(d_all, value[bucket.prefix].permute(1, 2, 0)).view(*q.shape[:2], -1)
+                d_scores = torch.cat([d_seen, d_scores], 2)
+            weights = probabilities.float()
+            slope = d_scores.float()
+            slope.sub_((slope * weights).sum(-1, keepdim=True)).mul_(weights).mul_(ctx.options.scaling)
+            d_scores = slope.to(q.dtype)
+            d_own = d_scores[..., prefix_len:]
+            d_q = torch.bmm(d_own, k)
+            if prefix_len:
+                d_seen = d_scores[..., :prefix_len].reshape(groups, -1, prefix_len)
+                seen = probabilities[..., :prefix_len].reshape(groups, -1, prefix_len)
+                d_q += torch.bmm(d_seen, key[bucket.prefix].transpose(0, 1)).view(d_q.shape)
+                d_key[bucket.prefix] += torch.bmm(d_seen.transpose(1, 2), q.view(groups, -1, width)).transpose(0, 1)
+                d_value[bucket.prefix] += torch.bmm(seen.transpose(1, 2), d_all).transpose(0, 1)
+            bucket.put(d_query, d_q.view(groups * bucket.num_sequences, length, -1))
+            bucket.add(d_key, torch.bmm(d_own.transpose(1, 2), q))
+            bucket.add(d_value, torch.bmm(probabilities[..., prefix_len:].transpose(1, 2), d_output))
+        return d_query.view(grads[0].shape), d_key, d_value, None, None
 
 
-def _unfold(rows: Tensor, folded: tuple[int, ...]) -> Tensor:
-    """(S G, L R, D) -> (S, L, H, D)."""
-    num_sequences, length, groups, repeats, width = folded
-    unfolded = rows.view(num_sequences, groups, length, repeats, width).permute(0, 2, 1, 3, 4)
-    return unfolded.reshape(num_sequences, length, groups * repeats, width)
+class _Varlen:
+    """The variable-length flash kernel of CUDA; a suffix's keys are its prefix's and its own. Never run on a GPU yet."""
+
+    def __init__(self, spans: Sequence[_Span], device: torch.device | None) -> None:
+        key_lens = [span.prefix_len + span.length for span in spans]
+        self.max_query_len, self.max_key_len = max(span.length for span in spans), max(key_lens)
+        self.query_starts = torch.tensor([0, *(span.length for span in spans)], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
+        self.key_starts = torch.tensor([0, *key_lens], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
+        places = [
+            torch.cat([torch.arange(s.prefix_start, s.prefix_start + s.prefix_len), torch.arange(s.start, s.start + s.length)])
+            for s in spans
+        ]
+        self.gather = torch.cat(places).to(device) if any(span.prefix_len for span in spans) else None
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
+        from torch.nn.attention.varlen import varlen_attn
+
+        if self.gather is not None:
+            key, value = key.index_select(0, self.gather), value.index_select(0, self.gather)
+        output = varlen_attn(
+            query,
+            key,
+            value,
+            self.query_starts,
+            self.key_starts,
+            self.max_query_len,
+            self.max_key_len,
+            scale=options.scaling,
+            window_size=(-1 if options.sliding_window is None else options.sliding_window - 1, 0),
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        assert isinstance(output, Tensor)
+        return output
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
-    start: int
-    lengths: list[int]
-
-
-def _runs_of_like_length(lengths: Sequence[int]) -> list[_Run]:
-    """Cut the sequence of lengths where padding would waste too much."""
-    runs: list[_Run] = []
-    start = 0
-    for length in lengths:
-        current = runs[-1].lengths if runs else []
-        if current and max(*current, length) <= PADDING_LIMIT * min(*current, length):
-            current.append(length)
+def _runs_of_like_length(spans: Sequence[_Span]) -> list[list[_Span]]:
+    """Sequences of one prefix by length, cut where padding would waste too much; prefixes and sequences without one come first."""
+    runs: list[list[_Span]] = []
+    for span in sorted(spans, key=lambda s: (s.prefix_len > 0, s.prefix_start, s.length, s.start)):
+        first = runs[-1][0] if runs else None
+        is_alike = first is not None and (first.prefix_len, first.prefix_start) == (span.prefix_len, span.prefix_start)
+        if first is not None and is_alike and span.length <= max(PADDING_LIMIT * first.length, first.length + PADDING_TOKENS):
+            runs[-1].append(span)
         else:
-            runs.append(_Run(start=start, lengths=[length]))
-        start += length
+            runs.append([span])
     return runs

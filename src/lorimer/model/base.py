@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
+from lorimer.config import Quantisation
 from lorimer.errors import EngineError, IntegrityError, NotFoundError
-from lorimer.model.attention import IMPLEMENTATION, PackedSegments, Segments
+from lorimer.model.attention import IMPLEMENTATION, PackedSegments, Segments, whole
 from lorimer.model.chat import Renderer
 from lorimer.model.lora import AdapterRows, LoRALinear, Routing
 from lorimer.model.machine import probe
+from lorimer.model.mlp import replace_gated_mlps
 from lorimer.model.norm import replace_norms
+from lorimer.model.quantised import quantise
 from lorimer.model.shipped import MANIFEST, SHIPPED, prepare
 from lorimer.storage import digest_of, digest_of_file
 
@@ -52,11 +57,16 @@ class Base:
         self.model = model.eval().requires_grad_(False)
         self.renderer = Renderer(tokenizer, end_ids=_end_ids(model))
         expected = _probe(model)
+        self._num_parameters = sum(p.numel() for p in model.parameters())
         self.routing = Routing()
-        self.layers = _replace_linears(model, self.routing)
+        self.layers = replace_linears(model, self.routing)
         replace_norms(model)
+        replace_gated_mlps(model)
         self.decoder = model.get_decoder()
         self.head = Head(model)
+        self.quantisation: Quantisation | None = None
+        self.is_checkpointed = False
+        """Whether training recomputes each layer in the backward pass instead of keeping what it needs: less memory, a third more time."""
         self._check_replacements(expected)
 
     @property
@@ -82,38 +92,123 @@ class Base:
     @property
     def num_parameters(self) -> int:
         """Numbers in the base, a tied head counted once."""
-        return sum(p.numel() for p in self.model.parameters())
+        return self._num_parameters
 
-    def hidden_states(self, ids: Tensor, positions: Tensor, segments: Segments, rows: Sequence[AdapterRows] = ()) -> Tensor:
-        """ids and positions (T) of one flattened stream -> last hidden states (T, h), adapters applied to their rows."""
-        self.routing.rows = tuple(rows)
+    def quantise(self, kind: Quantisation) -> None:
+        """Hold the linear layers in few bits from now on; the head, embeddings and norms stay as they are."""
+        for layer in self.layers.values():
+            layer.quantised = quantise(layer.weight.data, kind)
+            layer.weight.data = layer.weight.data.new_empty(0)
+        self.quantisation = kind
+
+    @contextmanager
+    def routed(self, rows: Sequence[AdapterRows]) -> Iterator[None]:
+        """Within it the rows of a batch go through these adapters."""
+        before, self.routing.rows = self.routing.rows, tuple(rows)
         try:
-            output = self.decoder(input_ids=ids[None], position_ids=positions[None], use_cache=False, segments=segments)
+            yield
         finally:
-            self.routing.rows = ()
+            self.routing.rows = before
+
+    def hidden_states(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        segments: Segments,
+        rows: Sequence[AdapterRows] | None = None,
+        *,
+        from_layer: int = 0,
+        states: Tensor | None = None,
+    ) -> Tensor:
+        """ids and positions (T) of one flattened stream -> last hidden states (T, h), adapters applied to their rows.
+
+        With `states` (T, h), as `states_below` gives them, the layers below `from_layer` are not run.
+        """
+        stand_ins: dict[int, nn.Module] = {i: _Skipped(states) for i in range(from_layer)}
+        if self.is_checkpointed and torch.is_grad_enabled():
+            stand_ins |= {i: _Checkpointed(self.decoder_layers[i]) for i in range(from_layer, self.num_layers)}
+        with self.routed(self.routing.rows if rows is None else rows), self._standing_in(stand_ins):
+            return self._run(ids, positions, segments)
+
+    def states_below(self, layer: int, ids: Tensor, positions: Tensor, segments: Segments) -> Tensor:
+        """ids and positions (T) -> what goes into this decoder layer (T, h), by the base alone."""
+        skipped = [_Skipped(None) for _ in range(layer, self.num_layers)]
+        with self.routed(()), self._standing_in(dict(enumerate(skipped, start=layer))):
+            self._run(ids, positions, segments)
+        assert skipped[0].seen is not None
+        return skipped[0].seen[0]
+
+    def _run(self, ids: Tensor, positions: Tensor, segments: Segments) -> Tensor:
+        output = self.decoder(input_ids=ids[None], position_ids=positions[None], use_cache=False, segments=segments)
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
+
+    @property
+    def decoder_layers(self) -> nn.ModuleList:
+        """The decoder's layers, from the lowest."""
+        lists = [module for module in self.decoder.children() if isinstance(module, nn.ModuleList) and len(module) == self.num_layers]
+        return lists[0]
+
+    @contextmanager
+    def _standing_in(self, stand_ins: Mapping[int, nn.Module]) -> Iterator[None]:
+        """Within it other modules stand in for some decoder layers."""
+        layers = self.decoder_layers
+        own = {i: layers[i] for i in stand_ins}
+        for i, module in stand_ins.items():
+            layers[i] = module
+        try:
+            yield
+        finally:
+            for i, module in own.items():
+                layers[i] = module
 
     @torch.inference_mode()
     def _check_replacements(self, expected: Tensor) -> None:
         """Refuse a model that answers otherwise with our layers, norms and head than it did with its own."""
         ids = torch.arange(NUM_PROBE_TOKENS, device=self.device)
-        found = self.head.logits(self.hidden_states(ids, ids, PackedSegments([len(ids)], self.device))).float()
+        found = self.head.logits(self.hidden_states(ids, ids, PackedSegments(whole([len(ids)]), self.device))).float()
         if not torch.allclose(found, expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max())):
             raise EngineError(f"base {self.name!r} ({type(self.model).__name__}) computes its logits in a way Lorimer does not know")
+
+
+class _Skipped(nn.Module):
+    """Stands in for a layer that need not run: passes on what it gets, or states that are known."""
+
+    def __init__(self, states: Tensor | None) -> None:
+        super().__init__()
+        self.states = None if states is None else states[None]  # (1, T, h)
+        self.seen: Tensor | None = None
+
+    def forward(self, hidden: Tensor, **_: Any) -> Tensor:
+        self.seen = hidden
+        return hidden if self.states is None else self.states
+
+
+class _Checkpointed(nn.Module):
+    """Stands in for a layer whose forward pass runs again in the backward pass (Chen et al. 2016, arXiv:1604.06174)."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, hidden: Tensor, **options: Any) -> Tensor:
+        result: Tensor = checkpoint(self.layer, hidden, use_reentrant=False, **options)
+        return result
 
 
 @torch.inference_mode()
 def _probe(model: PreTrainedModel) -> Tensor:
     """Logits (n, V) of a few tokens by the model's own layers."""
     ids = torch.arange(NUM_PROBE_TOKENS, device=model.device)
-    output = model(input_ids=ids[None], position_ids=ids[None], use_cache=False, segments=PackedSegments([len(ids)], model.device))
+    output = model(input_ids=ids[None], position_ids=ids[None], use_cache=False, segments=PackedSegments(whole([len(ids)]), model.device))
     logits: Tensor = output.logits[0].float()
     return logits
 
 
-def load_base(name: str, *, dtype: torch.dtype | None = None) -> Base:
+def load_base(name: str, *, dtype: torch.dtype | None = None, quantisation: Quantisation | None = None) -> Base:
     """Load a base by shipped name, folder or hub id, in the precision that is fastest here unless `dtype` says otherwise.
+
+    With `quantisation` its linear layers are then held in 8 or 4 bits: less memory in training, more time.
 
     Raises:
         NotFoundError: if there is none of that name.
@@ -128,7 +223,10 @@ def load_base(name: str, *, dtype: torch.dtype | None = None) -> Base:
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype or machine.dtype, attn_implementation=IMPLEMENTATION, use_safetensors=True
     )
-    return Base(name=name, digest=digest, model=model.to(machine.device), tokenizer=tokenizer)
+    base = Base(name=name, digest=digest, model=model.to(machine.device), tokenizer=tokenizer)
+    if quantisation is not None:
+        base.quantise(quantisation)
+    return base
 
 
 def find_base(name: str) -> Path:
@@ -191,7 +289,7 @@ def digest_of_base(folder: Path) -> str:
     return digest_of(found)
 
 
-def _replace_linears(model: PreTrainedModel, routing: Routing) -> dict[str, LoRALinear]:
+def replace_linears(model: PreTrainedModel, routing: Routing) -> dict[str, LoRALinear]:
     """Put a `LoRALinear` in the place of every linear layer but the head; returns them by full name."""
     head = model.get_output_embeddings()
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head}

@@ -6,12 +6,17 @@ It knows nothing of files, names or models; see adapter.py for PEFT's format and
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from lorimer.model.quantised import QuantisedWeight
+
+Kind = Literal["lora", "dora", "pissa"]
+SVD_ITERATIONS = 8  # of the randomised decomposition; PEFT's `pissa_niter_8` stays within a percent of the full one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +27,22 @@ class LoRAConfig:
     alpha: float
     target_modules: tuple[str, ...]
     """Full names of the adapted linear layers, as `model.layers.0.self_attn.q_proj`."""
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    """Layers whose rank is another, by full name."""
+    kind: Kind = "lora"
+    """`dora` learns a magnitude beside the direction (arXiv:2402.09353); `pissa` starts from the base's own principal parts
+    (arXiv:2404.02948)."""
+    rank_stabilised: bool = False
+    """Scale by alpha / sqrt(rank) instead of alpha / rank (arXiv:2312.03732)."""
 
-    @property
-    def scale(self) -> float:
-        """What the low-rank product is multiplied by."""
-        return self.alpha / self.rank
+    def rank_of(self, name: str) -> int:
+        """Of one layer."""
+        return self.ranks.get(name, self.rank)
+
+    def scale_of(self, name: str) -> float:
+        """What one layer's low-rank product is multiplied by."""
+        rank = self.rank_of(name)
+        return self.alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +52,21 @@ class LoRAWeights:
     a: Tensor  # (rank, in)
     b: Tensor  # (out, rank)
     scale: float
+    magnitude: Tensor | None = None  # (out), DoRA: the row norms of the adapted weight
+    anchor: tuple[Tensor, Tensor] | None = None
+    """PiSSA: where a and b began. What they add is counted from there, so that the base itself stays as it is."""
+
+    @property
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """a and b of the change they make together: with an anchor of twice the rank."""
+        if self.anchor is None:
+            return self.a, self.b
+        return torch.cat([self.a, self.anchor[0]]), torch.cat([self.b, -self.anchor[1]], 1)
+
+    @property
+    def trained(self) -> list[Tensor]:
+        """What an optimizer changes."""
+        return [self.a, self.b] if self.magnitude is None else [self.a, self.b, self.magnitude]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,22 +79,21 @@ class LoRA:
 
     @property
     def num_parameters(self) -> int:
-        """Numbers the adapter adds."""
-        return sum(w.a.numel() + w.b.numel() for w in self.weights.values())
+        """Numbers the adapter learns."""
+        return sum(tensor.numel() for tensor in self.parameters())
 
     def parameters(self) -> list[Tensor]:
-        """All its tensors, in a stable order."""
-        return [tensor for name in sorted(self.weights) for tensor in (self.weights[name].a, self.weights[name].b)]
+        """All that is trained, in a stable order."""
+        return [tensor for name in sorted(self.weights) for tensor in self.weights[name].trained]
 
     def to(self, *, dtype: torch.dtype, device: torch.device) -> "LoRA":
-        """A copy for inference in another precision or place."""
-        return LoRA(
-            config=self.config,
-            weights={
-                name: LoRAWeights(a=w.a.detach().to(device, dtype), b=w.b.detach().to(device, dtype), scale=w.scale)
-                for name, w in self.weights.items()
-            },
-        )
+        """A copy for inference in another precision or place, an anchor folded in."""
+        weights = {}
+        for name, own in self.weights.items():
+            a, b = (factor.detach().to(device, dtype) for factor in own.factors)
+            magnitude = None if own.magnitude is None else own.magnitude.detach().to(device)
+            weights[name] = LoRAWeights(a=a, b=b, scale=own.scale, magnitude=magnitude)
+        return LoRA(config=self.config, weights=weights)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +118,9 @@ class Routing:
                 yield rows, weights
 
 
+Change = tuple[AdapterRows, LoRAWeights]
+
+
 class LoRALinear(nn.Module):
     """A frozen linear layer, plus what the adapters of the batch add to their rows."""
 
@@ -96,77 +129,132 @@ class LoRALinear(nn.Module):
         self.weight, self.bias = linear.weight, linear.bias  # (out, in), (out) or None
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.name, self.routing = name, routing
+        self.quantised: QuantisedWeight | None = None
+
+    def dense_weight(self) -> Tensor:
+        """(out, in), made from its few bits where it is held in them."""
+        return self.weight if self.quantised is None else self.quantised.dequantise()
 
     def forward(self, x: Tensor) -> Tensor:
         """x (.., in) -> (.., out); the leading dimensions together are the batch's tokens."""
         changes = list(self.routing.weights_for(self.name))
         flat = x.reshape(-1, self.in_features)
-        if not changes:
-            y = F.linear(flat, self.weight, self.bias)
-        elif torch.is_grad_enabled():
+        if any(weights.magnitude is not None for _, weights in changes):
+            y = self._forward_dora(flat, changes)
+        elif torch.is_grad_enabled() and (changes or self.quantised is not None):
             y = self._forward_train(flat, changes)
         else:
             y = self._forward_inference(flat, changes)
         return y.view(*x.shape[:-1], self.out_features)
 
-    def _forward_train(self, x: Tensor, changes: Sequence[tuple[AdapterRows, LoRAWeights]]) -> Tensor:
-        if len(changes) == 1 and (changes[0][0].start, changes[0][0].stop) == (0, x.shape[0]):
-            weights = changes[0][1]
-            return _lora_linear(x, self.weight, self.bias, weights.a.to(x.dtype), weights.b.to(x.dtype), weights.scale)
-        base = F.linear(x, self.weight, self.bias)
+    def _forward_train(self, x: Tensor, changes: Sequence[Change]) -> Tensor:
+        layout = tuple((rows.start, rows.stop, weights.scale) for rows, weights in changes)
+        factors = [factor for _, weights in changes for factor in weights.factors]
+        y: Tensor = _LoRALinear.apply(x, self, layout, *factors)  # type: ignore[no-untyped-call]
+        return y
+
+    def _forward_inference(self, x: Tensor, changes: Sequence[Change]) -> Tensor:
+        y = F.linear(x, self.dense_weight(), self.bias)
+        for rows, weights in changes:
+            own = slice(rows.start, rows.stop)
+            y[own].addmm_(x[own] @ weights.a.to(x.dtype).T, weights.b.to(x.dtype).T, alpha=weights.scale)
+        return y
+
+    def _forward_dora(self, x: Tensor, changes: Sequence[Change]) -> Tensor:
+        """Plainly, each range after the other: DoRA is here for comparison. The norm counts as constant (paper, section 4.3)."""
+        base = F.linear(x, self.dense_weight())
         pieces, at = [], 0
         for rows, weights in changes:
-            own = slice(rows.start, rows.stop)
-            delta = weights.scale * ((x[own] @ weights.a.to(x.dtype).T) @ weights.b.to(x.dtype).T)
-            pieces += [base[at : rows.start], base[own] + delta]
+            own, (a, b) = slice(rows.start, rows.stop), weights.factors
+            changed = base[own] + weights.scale * ((x[own] @ a.to(x.dtype).T) @ b.to(x.dtype).T)
+            if weights.magnitude is not None:
+                norm = row_norms(self.dense_weight().float() + weights.scale * (b.detach().float() @ a.detach().float()))
+                changed = changed * (weights.magnitude / norm).to(x.dtype)
+            pieces += [base[at : rows.start], changed]
             at = rows.stop
-        return torch.cat([*pieces, base[at:]])
+        y = torch.cat([*pieces, base[at:]])
+        return y if self.bias is None else y + self.bias
 
-    def _forward_inference(self, x: Tensor, changes: Sequence[tuple[AdapterRows, LoRAWeights]]) -> Tensor:
-        y = F.linear(x, self.weight, self.bias)
-        for rows, weights in changes:
-            own = slice(rows.start, rows.stop)
-            y[own].addmm_(x[own] @ weights.a.T, weights.b.T, alpha=weights.scale)
-        return y
+
+Layout = Sequence[tuple[int, int, float]]
+"""Start, stop and scale of each range of rows that an adapter changes."""
 
 
 class _LoRALinear(torch.autograd.Function):
-    """y = x W^T + bias + scale * (x A^T) B^T, saving only x; layers that read the same x share the one saved tensor."""
+    """y = x W^T + bias + scale * (x a^T) b^T on each adapter's rows, saving only x; layers that read the same x share the one tensor."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        ctx.save_for_backward(x, weight, a, b)
-        ctx.scale = scale
-        return F.linear(x, weight, bias).addmm_(x @ a.T, b.T, alpha=scale)
+    def forward(ctx: Any, x: Tensor, layer: LoRALinear, layout: Layout, *factors: Tensor) -> Tensor:
+        ctx.save_for_backward(x if layout else None, *factors)
+        ctx.layer, ctx.layout = layer, layout
+        y = F.linear(x, layer.dense_weight(), layer.bias)
+        add_change(y, x, layout, factors)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, a, b = ctx.saved_tensors
-        dy = grads[0]
-        dy_b = dy @ b  # (T, rank)
-        da = (dy_b.T @ x).mul_(ctx.scale)
-        db = (dy.T @ (x @ a.T)).mul_(ctx.scale)
-        dx = (dy @ weight).addmm_(dy_b, a, alpha=ctx.scale) if ctx.needs_input_grad[0] else None
-        return dx, None, None, da, db, None
+        x, *factors = ctx.saved_tensors
+        dx = grads[0] @ ctx.layer.dense_weight() if ctx.needs_input_grad[0] else None
+        return dx, None, None, *backward_of_change(grads[0], x, dx, ctx.layout, factors)
 
 
-def _lora_linear(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    result: Tensor = _LoRALinear.apply(x, weight, bias, a, b, scale)  # type: ignore[no-untyped-call]
-    return result
+def add_change(y: Tensor, x: Tensor, layout: Layout, factors: Sequence[Tensor]) -> None:
+    """Add each adapter's low-rank products to its rows of y (T, out), which x (T, in) became.
+
+    Ranges are sliced, never masked: what is not finite in one adapter's rows cannot reach another's.
+    """
+    for (start, stop, scale), a, b in zip(layout, factors[::2], factors[1::2], strict=True):
+        y[start:stop].addmm_(_skinny(x[start:stop], a), b.to(x.dtype).T, alpha=scale)
+
+
+def backward_of_change(dy: Tensor, x: Tensor, dx: Tensor | None, layout: Layout, factors: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of all factors, float32; what reaches x through them is added to dx."""
+    gradients = []
+    for (start, stop, scale), a, b in zip(layout, factors[::2], factors[1::2], strict=True):
+        own_x, own_dy = x[start:stop], dy[start:stop]
+        dy_b = _skinny(own_dy, b.T)  # (T, rank)
+        gradients += [(dy_b.T @ own_x).float().mul_(scale), (own_dy.T @ _skinny(own_x, a)).float().mul_(scale)]
+        if dx is not None:
+            dx[start:stop].addmm_(dy_b, a.to(x.dtype), alpha=scale)
+    return gradients
+
+
+def _skinny(rows: Tensor, factor: Tensor) -> Tensor:
+    """rows (T, n), factor (rank, n) -> (T, rank), written the way round that is twice as fast on a CPU (dev/LOG.md)."""
+    return (factor.to(rows.dtype) @ rows.T).T
+
+
+def row_norms(weight: Tensor) -> Tensor:
+    """(out, in) -> (out)."""
+    return torch.linalg.vector_norm(weight, dim=1)
 
 
 def initialise(config: LoRAConfig, layers: Mapping[str, LoRALinear], seed: int) -> LoRA:
-    """A new adapter that changes nothing yet: a uniform in +-1/sqrt(in), b zero, both float32 and trainable.
+    """A new adapter that changes nothing yet, float32 and trainable: a uniform in +-1/sqrt(in), b zero.
 
     The bound is that of "LoRA Without Regret" (Schulman et al. 2025) and of PEFT's default Kaiming initialisation.
     """
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name in config.target_modules:
-        layer = layers[name]
-        bound = 1 / math.sqrt(layer.in_features)
-        a = torch.empty(config.rank, layer.in_features).uniform_(-bound, bound, generator=generator)
-        b = torch.zeros(layer.out_features, config.rank)
-        device = layer.weight.device
-        weights[name] = LoRAWeights(a=a.to(device).requires_grad_(), b=b.to(device).requires_grad_(), scale=config.scale)
+        layer, rank, scale = layers[name], config.rank_of(name), config.scale_of(name)
+        if config.kind == "pissa":
+            a, b = _principal_factors(layer.dense_weight(), rank, scale, seed)
+            anchor = (a.clone(), b.clone())
+        else:
+            bound = 1 / math.sqrt(layer.in_features)
+            a = torch.empty(rank, layer.in_features).uniform_(-bound, bound, generator=generator).to(layer.weight.device)
+            b, anchor = torch.zeros(layer.out_features, rank, device=layer.weight.device), None
+        magnitude = row_norms(layer.dense_weight().float()).requires_grad_() if config.kind == "dora" else None
+        weights[name] = LoRAWeights(a=a.requires_grad_(), b=b.requires_grad_(), scale=scale, magnitude=magnitude, anchor=anchor)
     return LoRA(config=config, weights=weights)
+
+
+def _principal_factors(weight: Tensor, rank: int, scale: float, seed: int) -> tuple[Tensor, Tensor]:
+    """a (rank, in) and b (out, rank) with scale * b a the weight's best approximation of that rank."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        u, s, v = torch.svd_lowrank(weight.float(), q=min(rank, *weight.shape), niter=SVD_ITERATIONS)
+    root = (s / scale).sqrt()
+    missing = rank - len(s)  # a rank above the layer's own width has nothing more to begin from
+    return F.pad((v * root).T, (0, 0, 0, missing)).contiguous(), F.pad(u * root, (0, missing)).contiguous()

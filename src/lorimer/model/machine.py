@@ -2,11 +2,13 @@
 
 import ctypes
 import os
+import platform
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -34,6 +36,8 @@ def keep_freed_memory() -> None:
 class Machine:
     """The figures that plans and choices rest on."""
 
+    name: str
+    """Its processor and the cores in use, as figures of past runs are kept under."""
     device: str
     num_cores: int
     memory_bytes: int
@@ -57,12 +61,24 @@ def probe() -> Machine:
     keep_freed_memory()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Machine(
+        name=f"{_processor(device)}, {torch.get_num_threads()} cores",
         device=device,
         num_cores=torch.get_num_threads(),
         memory_bytes=_memory_bytes(device),
         bf16_flops_per_second=_product_rate(torch.bfloat16, device),
         fp32_flops_per_second=_product_rate(torch.float32, device),
     )
+
+
+def _processor(device: str) -> str:
+    """The model's name, where the system tells."""
+    if device == "cuda":
+        return torch.cuda.get_device_name(0)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _memory_bytes(device: str) -> int:

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 
 class RMSNorm(nn.Module):
-    """y = x / rms(x) * gain, computed in float32."""
+    """y = x / rms(x) * (weight + offset), computed in float32."""
 
-    def __init__(self, gain: Tensor, eps: float) -> None:
+    def __init__(self, weight: Tensor, offset: float, eps: float) -> None:
         super().__init__()
-        self.gain = nn.Parameter(gain, requires_grad=False)  # float32 (h)
-        self.eps = eps
+        self.weight = nn.Parameter(weight, requires_grad=False)  # (h), under the name and in the precision of the base's files
+        self.offset, self.eps = offset, eps
 
     def forward(self, x: Tensor) -> Tensor:
         """x (.., h) -> (.., h)."""
-        result: Tensor = _RMSNorm.apply(x, self.gain, self.eps)  # type: ignore[no-untyped-call]
+        result: Tensor = _RMSNorm.apply(x, self.weight.float() + self.offset, self.eps)  # type: ignore[no-untyped-call]
         return result
 
 
@@ -38,8 +38,9 @@ class _RMSNorm(torch.autograd.Function):
         x, inverse, gain = ctx.saved_tensors
         d_normed = grads[0].float() * gain
         normed = x.float() * inverse
+        d_gain = (grads[0].float() * normed).flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
         share = torch.linalg.vecdot(d_normed, normed).unsqueeze_(-1).div_(x.shape[-1])
-        return d_normed.sub_(normed.mul_(share)).mul_(inverse).to(x.dtype), None, None
+        return d_normed.sub_(normed.mul_(share)).mul_(inverse).to(x.dtype), d_gain, None
 
 
 def replace_norms(model: nn.Module) -> int:
@@ -64,8 +65,8 @@ def _equal_norm(module: nn.Module) -> RMSNorm | None:
         return None
     x = torch.linspace(-2, 3, 2 * weight.shape[0], device=weight.device).view(2, -1)
     wanted = copy.deepcopy(module).float()(x)  # float32, where a gain of 60 and one of 61 are told apart
-    for gain in (weight.float(), 1 + weight.float()):
-        ours = RMSNorm(gain, eps)
+    for offset in (0.0, 1.0):
+        ours = RMSNorm(weight.data, offset, eps)
         if torch.allclose(ours(x), wanted, rtol=1e-5, atol=1e-6):
             return ours
     return None

@@ -4,6 +4,7 @@ The idea of forming the gradient in the forward pass is Liger Kernel's (Hsu et a
 not over the vocabulary: each row of the hidden gradient is one product over the whole vocabulary, with no sum of rounded parts.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,59 +13,121 @@ from torch import Tensor
 from lorimer.model.base import Head
 
 CHUNK_BYTES = 128_000_000  # logits of one product: many rows make the product fast
-BLOCK_BYTES = 8_000_000  # float32 logits of one softmax: few rows keep it in the processor's cache
+BLOCK_BYTES = 4_000_000  # float32 logits of one softmax: few rows keep it in the processor's cache
 
 
-def cross_entropy_sum(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
-    """hidden (N, h), targets (N) -> the summed negative log-likelihood, a float32 scalar; gradients reach `hidden` alone."""
-    result: Tensor = _CrossEntropySum.apply(hidden, targets, head)  # type: ignore[no-untyped-call]
-    return result
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenScores:
+    """How a model does on tokens it should say, one entry a token."""
+
+    losses: Tensor  # (N) float32, negative log-likelihoods in nats
+    is_likeliest: Tensor  # (N) bool, whether greedy decoding would say it
 
 
-class _CrossEntropySum(torch.autograd.Function):
+def cross_entropy(hidden: Tensor, head: Head, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """hidden (N, h), targets and weights (N) -> the weighted sum of negative log-likelihoods, and each of them (N), without gradient.
+
+    Gradients reach `hidden`, and the head's weight where that is trained. Weights are float32: one over the number of supervised
+    tokens of the step the token belongs to makes the sum a mean, whatever else is in the batch.
+    """
+    total, losses = _CrossEntropy.apply(hidden, head.weight, targets, weights, head)  # type: ignore[no-untyped-call]
+    return total, losses
+
+
+def token_log_likelihoods(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
+    """hidden (N, h), targets (N) -> log-likelihoods (N); for losses whose weights depend on them. The logits are formed twice."""
+    found: Tensor = _LogLikelihoods.apply(hidden, targets, head)  # type: ignore[no-untyped-call]
+    return found
+
+
+@torch.no_grad()
+def score_tokens(hidden: Tensor, head: Head, targets: Tensor) -> TokenScores:
+    """hidden (N, h), targets (N) -> losses and whether each target is the likeliest token; nothing is kept."""
+    losses, is_likeliest = [], []
+    for own in _chunks(hidden, head):
+        logits = head.logits(hidden[own]).float()
+        wanted = logits.gather(1, targets[own, None])[:, 0]
+        losses.append(logits.logsumexp(1) - wanted)
+        is_likeliest.append(logits.argmax(1) == targets[own])
+    if not losses:
+        return TokenScores(losses=hidden.new_empty(0, dtype=torch.float32), is_likeliest=torch.empty(0, dtype=torch.bool))
+    return TokenScores(losses=torch.cat(losses), is_likeliest=torch.cat(is_likeliest))
+
+
+class _CrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
-        vocabulary_len = head.weight.shape[0]
-        chunk_len = max(1, CHUNK_BYTES // (hidden.element_size() * vocabulary_len))
-        block_len = max(1, BLOCK_BYTES // (4 * vocabulary_len))
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+        losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden)
-        buffer = hidden.new_empty(min(chunk_len, len(targets)), vocabulary_len)
-        for start in range(0, len(targets), chunk_len):
-            own = slice(start, start + chunk_len)
-            rows, wanted = hidden[own], targets[own]
-            logits = torch.mm(rows, head.weight.T, out=buffer[: len(rows)])  # (n, V), overwritten by its own gradient
+        d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        chunks = _chunks(hidden, head)
+        buffer = hidden.new_empty(chunks[0].stop if chunks else 0, weight.shape[0])
+        for own in chunks:
+            rows = hidden[own]
+            logits = torch.mm(rows, weight.T, out=buffer[: len(rows)])  # (n, V), overwritten by its own gradient
             if head.bias is not None:
                 logits += head.bias
-            for at in range(0, len(wanted), block_len):
-                total += _softmax_gradient(logits[at : at + block_len], wanted[at : at + block_len], head)
-            torch.mm(logits, head.weight, out=gradient[own])
-        ctx.save_for_backward(gradient)
-        return total
+            losses[own] = _softmax_gradient(logits, targets[own], head)
+            torch.mm(logits, weight, out=gradient[own])
+            if d_weight is not None:
+                d_weight.addmm_(logits.T, rows * weights[own, None].to(rows.dtype))
+        gradient *= weights[:, None].to(gradient.dtype)
+        ctx.save_for_backward(gradient, d_weight)
+        ctx.mark_non_differentiable(losses)
+        return torch.dot(losses, weights), losses
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * grads[0].to(gradient.dtype), None, None
+        gradient, d_weight = ctx.saved_tensors
+        slope = grads[0].to(gradient.dtype)
+        return gradient * slope, None if d_weight is None else d_weight * slope, None, None, None
+
+
+class _LogLikelihoods(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
+        ctx.save_for_backward(hidden, targets)
+        ctx.head = head
+        return -score_tokens(hidden, head, targets).losses
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, targets = ctx.saved_tensors
+        with torch.enable_grad():
+            again = hidden.detach().requires_grad_()
+            total, _ = cross_entropy(again, ctx.head, targets, -grads[0])
+        (gradient,) = torch.autograd.grad(total, again)
+        return gradient, None, None
+
+
+def _chunks(hidden: Tensor, head: Head) -> list[slice]:
+    """Rows whose logits are formed in one product."""
+    chunk_len = max(1, CHUNK_BYTES // (hidden.element_size() * head.weight.shape[0]))
+    return [slice(start, min(start + chunk_len, len(hidden))) for start in range(0, len(hidden), chunk_len)]
 
 
 def _softmax_gradient(raw: Tensor, targets: Tensor, head: Head) -> Tensor:
-    """The summed loss of raw logits (n, V), which are overwritten by its gradient with respect to them."""
-    logits = raw.float() if raw.dtype != torch.float32 else raw.clone()
-    if head.scale != 1.0:
-        logits *= head.scale
-    slope = None
-    if head.softcap is not None:
-        capped = torch.tanh(logits / head.softcap)
-        logits, slope = capped * head.softcap, 1 - capped**2
-    places = targets[:, None]  # (n, 1)
-    wanted, highest = logits.gather(1, places), logits.amax(1, keepdim=True)
-    normaliser = logits.sub_(highest).exp_().sum(1, keepdim=True)
-    gradient = logits.div_(normaliser)  # probabilities, then minus one at the wanted token
-    gradient.scatter_add_(1, places, torch.full_like(wanted, -1.0))
-    if slope is not None:
-        gradient *= slope
-    if head.scale != 1.0:
-        gradient *= head.scale
-    raw.copy_(gradient)
-    return (normaliser.log() + highest - wanted).sum()
+    """The losses (n) of raw logits (n, V), which are overwritten by the gradient of their sum."""
+    block_len = max(1, BLOCK_BYTES // (4 * raw.shape[1]))
+    wide, probabilities = (raw.new_empty(min(block_len, len(raw)), raw.shape[1], dtype=torch.float32) for _ in range(2))
+    losses = []
+    for start in range(0, len(raw), block_len):
+        own = raw[start : start + block_len]
+        logits, slope = wide[: len(own)].copy_(own), None
+        if head.scale != 1.0:
+            logits *= head.scale
+        if head.softcap is not None:
+            capped = torch.tanh(logits / head.softcap)
+            slope = 1 - capped**2
+            torch.mul(capped, head.softcap, out=logits)
+        places = targets[start : start + block_len, None]  # (n, 1)
+        wanted, highest = logits.gather(1, places), logits.amax(1, keepdim=True)
+        gradient = torch._softmax(logits, 1, False, out=probabilities[: len(own)])
+        losses.append((highest - wanted - gradient.amax(1, keepdim=True).log())[:, 0])  # the likeliest token's own loss is known
+        gradient.scatter_add_(1, places, torch.full_like(wanted, -1.0))  # probabilities, minus one at the wanted token
+        if slope is not None:
+            gradient *= slope
+        if head.scale != 1.0:
+            gradient *= head.scale
+        own.copy_(gradient)
+    return torch.cat(losses)

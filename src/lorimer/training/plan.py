@@ -1,26 +1,29 @@
-"""What a run will do and need, before it does: the recipe and its preset resolved, rows counted, memory and time estimated."""
+"""What a run will do and need, before it does: the recipe and its preset resolved, rows inspected, memory counted, time probed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lorimer.config import Metric, Recipe
+from lorimer.config import Method, Metric, Recipe
 from lorimer.data.dataset import Dataset
-from lorimer.data.example import Example
 from lorimer.errors import ConfigError, TrainingError
 from lorimer.model.base import Base
-from lorimer.model.chat import Rendered
 from lorimer.model.lora import LoRAConfig
-from lorimer.model.machine import Machine, probe
+from lorimer.model.machine import probe
+from lorimer.training.calibration import Correction, correction_of_bytes, correction_of_seconds
+from lorimer.training.checks import Finding
+from lorimer.training.inspection import LearningReport, describe_report, inspect
+from lorimer.training.needs import Work, estimate_seconds, fit_memory, frozen_layer
 from lorimer.training.optim import OptimizerConfig
-from lorimer.training.presets import PRESETS, PresetValues
+from lorimer.training.presets import PRESETS
+from lorimer.training.rank import AUTO_RANK, require_rows
+from lorimer.training.servability import Verdict, servable
+from lorimer.training.targets import choose_layers, ranks_by_name, refuse_impossible_ranks, targets_of
 
 ALPHA = 32.0  # fixed, so that the best learning rate hardly depends on the rank ("LoRA Without Regret", Schulman et al. 2025)
 SMALL_BASE = 2_000_000_000  # parameters; small bases learn best at 1e-3, larger at 3e-4 (the field's sweeps over adapters)
-MICRO_BATCH_TOKENS = 2048  # products are at full speed from about a thousand rows on
-EFFICIENCY = (0.35, 0.8)  # share of the measured product rate that whole training steps reached
-FIXED_BYTES = 900_000_000  # libraries, tokenizer, logits in flight
-MAX_SHOWN = 5
+UNKNOWN_SECONDS, UNKNOWN_BYTES = (0.75, 1.4), (0.9, 1.15)  # ranges while no run was finished here; measured in dev/LOG.md
+B_RATE_RATIO = 16.0  # LoRA+
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,45 +31,100 @@ class Range:
     """An estimate that says how sure it is."""
 
     low: float
+    middle: float
     high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreferencePlan:
+    """Learning from pairs."""
+
+    reference: str
+    beta: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingPlan:
     """A run, decided."""
 
+    method: Method
     lora: LoRAConfig
     optimizer: OptimizerConfig
+    preference: PreferencePlan | None
     metric: Metric
     batch_size: int
     num_steps: int
     tokens_per_micro_batch: int
+    is_checkpointed: bool
+    """Whether layers are computed again in the backward pass, because memory does not allow to keep what they need."""
+    from_layer: int
+    """Layers below it are run once and their states kept; 0 keeps nothing."""
+    rank_margin: float | None
+    """With automatic rank: what may be lost."""
+    validate_every: int | None
+    patience: int | None
     seed: int
-    num_rows: int
-    num_tokens: int
-    """In one epoch."""
-    num_supervised: int
-    """In one epoch."""
-    too_long: tuple[str, ...]
-    """Sources of the rows that are left out because they exceed `max_len`."""
     max_len: int
+    dtype: str
+    report: LearningReport
     num_parameters: int
     adapter_bytes: int
     trainable_share: float
     """Adapter's parameters over those of base and adapter."""
+    resident_bytes: int
+    """What this adapter adds to a base that is already loaded: masters, gradients, optimizer."""
+    uncorrected_bytes: float
+    uncorrected_seconds: float
+    machine: str
     memory_bytes: Range
     seconds: Range
+    price: Range | None
+    num_computed_tokens: int
+    """Places in the streams of all steps: the rows' tokens less what shared prefixes save."""
+    serving: tuple[Verdict, ...]
     reasons: dict[str, str]
     """Why a value was chosen, by its name."""
+
+    @property
+    def num_rows(self) -> int:
+        """Training rows that fit."""
+        return self.report.num_rows
 
     @property
     def num_epochs(self) -> float:
         """Times each row is seen, on average."""
         return self.num_steps * self.batch_size / self.num_rows
 
+    @property
+    def decisions(self) -> dict[str, Any]:
+        """All that decides the adapter's bytes, beside base and dataset."""
+        names = ("method", "lora", "optimizer", "preference", "batch_size", "num_steps", "tokens_per_micro_batch", "is_checkpointed")
+        names += ("from_layer", "rank_margin", "validate_every", "patience", "seed", "max_len", "dtype")
+        value = {name: getattr(self, name) for name in names}
+        value |= {name: asdict(value[name]) for name in ("lora", "optimizer")}
+        value["preference"] = self.preference and asdict(self.preference)
+        value["lora"]["ranks"] = dict(value["lora"]["ranks"])
+        value["lora"]["target_modules"] = list(self.lora.target_modules)
+        value["optimizer"]["betas"] = list(self.optimizer.betas)
+        return value
+
     def to_json(self) -> dict[str, Any]:
         """The JSON value kept beside the run."""
-        return {**asdict(self), "num_epochs": self.num_epochs}
+        names = ("metric", "num_parameters", "adapter_bytes", "trainable_share", "num_computed_tokens", "reasons", "num_rows", "num_epochs")
+        value: dict[str, Any] = {name: getattr(self, name) for name in names}
+        ranges = {name: asdict(part) for name in ("memory_bytes", "seconds", "price") if (part := getattr(self, name)) is not None}
+        return {
+            **value,
+            **ranges,
+            "decisions": self.decisions,
+            "serving": [asdict(verdict) for verdict in self.serving],
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What was found in the rows."""
+        return self.report.findings
 
 
 def metric_of(recipe: Recipe) -> Metric:
@@ -74,72 +132,109 @@ def metric_of(recipe: Recipe) -> Metric:
     return recipe.metric or PRESETS[recipe.preset].metric
 
 
-def render_split(base: Base, examples: Sequence[Example], max_len: int) -> tuple[list[Rendered], tuple[str, ...]]:
-    """Rows as ids and masks, and the sources of those longer than `max_len`, which are left out."""
-    rows, too_long = [], []
-    for example in examples:
-        rendered = base.renderer.render_example(example)
-        if len(rendered.ids) <= max_len:
-            rows.append(rendered)
-        else:
-            too_long.append(example.source)
-    return rows, tuple(too_long)
-
-
-def plan(recipe: Recipe, dataset: Dataset, base: Base) -> TrainingPlan:
+def plan(recipe: Recipe, dataset: Dataset, base: Base, progress: Callable[[int, int], None] | None = None) -> TrainingPlan:
     """Resolve a recipe against its dataset and base.
 
     Raises:
         ConfigError: if the recipe asks for what the base cannot give.
         TrainingError: if nothing would be learned, or the machine's memory cannot hold it.
     """
-    preset, machine = PRESETS[recipe.preset], probe()
     reasons: dict[str, str] = {}
-    max_len = _max_len(recipe, base)
-    rows, too_long = render_split(base, dataset.train, max_len)
-    if not rows:
-        raise TrainingError(
-            f"dataset {dataset.name!r} has no training row of at most {max_len} tokens ({len(too_long)} are longer): raise `max_len`"
-        )
-    targets = _targets(recipe, base)
-    rank = _choose(reasons, "rank", recipe.rank, *_rank(preset, len(rows)))
-    lora = LoRAConfig(
-        rank=rank,
-        alpha=_choose(reasons, "alpha", recipe.alpha, ALPHA, "fixed: the best learning rate then hardly depends on the rank"),
-        target_modules=targets,
+    machine, config = probe(), base.model.config.get_text_config()
+    # 1) what is adapted, and how
+    lora = _lora(recipe, base, len(dataset.train), reasons)
+    optimizer = OptimizerConfig(
+        learning_rate=_choose(reasons, "learning_rate", recipe.learning_rate, *_learning_rate(recipe, base)),
+        b_rate_ratio=B_RATE_RATIO if recipe.method == "lora_plus" else 1.0,
     )
-    learning_rate = _choose(reasons, "learning_rate", recipe.learning_rate, *_learning_rate(base))
-    batch_size = min(_choose(reasons, "batch_size", recipe.batch_size, 16, "adapters learn better from small batches"), len(rows))
-    num_steps = recipe.steps or max(1, round(_choose(reasons, "epochs", recipe.epochs, *_epochs(len(rows))) * len(rows) / batch_size))
-    num_parameters = sum(rank * (base.layers[name].in_features + base.layers[name].out_features) for name in targets)
-    num_tokens, num_supervised = sum(len(r.ids) for r in rows), sum(r.num_supervised for r in rows)
-    num_seen = num_steps * batch_size / len(rows)
-    result = TrainingPlan(
+    num_parameters = _num_parameters(lora, base)
+    # 2) what is learned from
+    max_len = _max_len(recipe, base)
+    report = inspect(dataset, base.renderer, max_len=max_len, num_parameters=num_parameters, progress=progress)
+    if not report.num_rows:
+        raise TrainingError(
+            f"dataset {dataset.name!r} has no training row of at most {max_len} tokens ({report.too_long.count} are longer): raise it"
+        )
+    if recipe.rank == "auto":
+        require_rows(len(report.rendered["validation"]))
+    is_preference = recipe.preference is not None
+    if is_preference != bool(report.rejected["train"]):
+        has = "no rejected answers" if is_preference else "chosen and rejected answers"
+        raise ConfigError(
+            f"dataset {dataset.name!r} has {has}: `preference:` in the recipe goes with rows that have both, and only with them"
+        )
+    batch_size = min(_choose(reasons, "batch_size", recipe.batch_size, 16, "adapters learn better from small batches"), report.num_rows)
+    epochs = _choose(reasons, "epochs", recipe.epochs, *_epochs(report.num_rows)) if recipe.steps is None else 0.0
+    num_steps = recipe.steps or max(1, round(epochs * report.num_rows / batch_size))
+    # 3) what its steps compute and keep, from their real rows, and how long that takes here
+    work = Work(base=base, lora=lora, report=report, batch_size=batch_size, num_steps=num_steps, seed=recipe.seed)
+    from_layer = frozen_layer(work, machine)
+    fit = fit_memory(work, machine)
+    reasons["checkpointing"] = fit.why
+    estimate = estimate_seconds(work, fit, from_layer)
+    name = f"{machine.name} {base.digest[:12]} {recipe.quantise or ''}".strip()
+    correction = correction_of_seconds(name, UNKNOWN_SECONDS)
+    seconds = _range(estimate.seconds, correction)
+    return TrainingPlan(
+        method=recipe.method,
         lora=lora,
-        optimizer=OptimizerConfig(learning_rate=learning_rate),
+        optimizer=optimizer,
+        preference=PreferencePlan(reference=recipe.preference.reference, beta=recipe.preference.beta) if recipe.preference else None,
         metric=metric_of(recipe),
         batch_size=batch_size,
         num_steps=num_steps,
-        tokens_per_micro_batch=max(MICRO_BATCH_TOKENS, max(len(r.ids) for r in rows)),
+        tokens_per_micro_batch=fit.tokens_per_micro_batch,
+        is_checkpointed=fit.is_checkpointed,
+        from_layer=from_layer,
+        rank_margin=recipe.rank_margin if recipe.rank == "auto" else None,
+        validate_every=recipe.validate_every or (max(1, num_steps // 10) if recipe.patience else None),
+        patience=recipe.patience,
         seed=recipe.seed,
-        num_rows=len(rows),
-        num_tokens=num_tokens,
-        num_supervised=num_supervised,
-        too_long=too_long,
         max_len=max_len,
+        dtype=str(base.dtype).removeprefix("torch."),
+        report=report,
         num_parameters=num_parameters,
         adapter_bytes=4 * num_parameters,
         trainable_share=num_parameters / (base.num_parameters + num_parameters),
-        memory_bytes=_memory(base, num_parameters, min(MICRO_BATCH_TOKENS, num_tokens), max(len(r.ids) for r in rows)),
-        seconds=_seconds(base, machine, num_tokens * num_seen, num_supervised * num_seen),
-        reasons=reasons,
+        resident_bytes=16 * num_parameters,
+        uncorrected_bytes=fit.peak_bytes,
+        uncorrected_seconds=estimate.seconds,
+        machine=name,
+        memory_bytes=_range(fit.peak_bytes, correction_of_bytes(name, UNKNOWN_BYTES)),
+        seconds=seconds,
+        price=_price(recipe, seconds),
+        num_computed_tokens=estimate.num_computed_tokens,
+        serving=servable(lora, config.model_type),
+        reasons=reasons | {"seconds": correction.why},
     )
-    if result.memory_bytes.low > machine.memory_bytes:
-        raise TrainingError(
-            f"the run needs at least {result.memory_bytes.low / 1e9:.1f} GB, this machine has {machine.memory_bytes / 1e9:.1f} GB: "
-            "take a smaller base, or shorter rows with `max_len`"
-        )
-    return result
+
+
+def _lora(recipe: Recipe, base: Base, num_rows: int, reasons: dict[str, str]) -> LoRAConfig:
+    preset = PRESETS[recipe.preset]
+    targets = targets_of(recipe.targets, choose_layers(recipe.layers, base.num_layers), base.layers)
+    reasons["targets"] = "given in the recipe" if recipe.targets else "all linear layers: attention alone learns less at the same size"
+    reasons["layers"] = "given in the recipe" if recipe.layers is not None else "all: what upper layers alone learn is measured less"
+    floor = 16 if num_rows < 5_000 else 32 if num_rows < 50_000 else 64
+    why = preset.why if preset.rank >= floor else f"{num_rows} rows are more than rank {preset.rank} should hold"
+    given = None if recipe.rank == "auto" else recipe.rank
+    chosen = (AUTO_RANK, "the highest to begin with, cut down after training") if recipe.rank == "auto" else (max(preset.rank, floor), why)
+    rank = _choose(reasons, "rank", given, *chosen)
+    ranks = ranks_by_name(recipe.rank_pattern, targets)
+    refuse_impossible_ranks({name: ranks.get(name, rank) for name in targets}, base.layers)
+    return LoRAConfig(
+        rank=rank,
+        alpha=_choose(reasons, "alpha", recipe.alpha, ALPHA, "fixed: the best learning rate then hardly depends on the rank"),
+        target_modules=targets,
+        ranks=ranks,
+        kind="dora" if recipe.method == "dora" else "pissa" if recipe.method == "pissa" else "lora",
+        rank_stabilised=recipe.method == "rslora",
+    )
+
+
+def _num_parameters(lora: LoRAConfig, base: Base) -> int:
+    layers = [(name, base.layers[name]) for name in lora.target_modules]
+    num = sum(lora.rank_of(name) * (layer.in_features + layer.out_features) for name, layer in layers)
+    return num + (sum(layer.out_features for _, layer in layers) if lora.kind == "dora" else 0)
 
 
 def _choose(reasons: dict[str, str], name: str, given: Any, chosen: Any, why: str) -> Any:
@@ -157,30 +252,17 @@ def _max_len(recipe: Recipe, base: Base) -> int:
     return recipe.max_len or min(base.max_len, 2048)
 
 
-def _targets(recipe: Recipe, base: Base) -> tuple[str, ...]:
-    """Full names of the layers to adapt: all linear ones but the head, or those whose names end as the recipe says."""
-    if recipe.targets is None:
-        return tuple(base.layers)
-    found = {ending: [name for name in base.layers if name == ending or name.endswith(f".{ending}")] for ending in recipe.targets}
-    unknown = [ending for ending, names in found.items() if not names]
-    if unknown:
-        there = sorted({name.rpartition(".")[2] for name in base.layers})
-        raise ConfigError(
-            f"`targets`: base {base.name!r} has no linear layer named {', '.join(map(repr, unknown))}; it has {', '.join(there)}"
-        )
-    chosen = {name for names in found.values() for name in names}
-    return tuple(name for name in base.layers if name in chosen)
-
-
-def _rank(preset: PresetValues, num_rows: int) -> tuple[int, str]:
-    floor = 16 if num_rows < 5_000 else 32 if num_rows < 50_000 else 64
-    return max(preset.rank, floor), preset.why if preset.rank >= floor else f"{num_rows} rows are more than rank {preset.rank} should hold"
-
-
-def _learning_rate(base: Base) -> tuple[float, str]:
+def _learning_rate(recipe: Recipe, base: Base) -> tuple[float, str]:
+    preset = PRESETS[recipe.preset]
+    if recipe.preference is not None:
+        return 2e-5, "preferences are learned with small steps: the field's rate for adapters"
+    if recipe.method == "pissa":
+        return 2e-4, "an adapter that begins with the base's principal parts needs a lower rate (arXiv:2602.04998)"
     if base.num_parameters < SMALL_BASE:
-        return 1e-3, "the best rate for adapters on bases below 2B parameters, ten times full fine-tuning's"
-    return 3e-4, "the best rate for adapters on bases of 2B parameters and more, ten times full fine-tuning's"
+        rate, why = 1e-3, "the best rate for adapters on bases below 2B parameters, ten times full fine-tuning's"
+    else:
+        rate, why = 3e-4, "the best rate for adapters on bases of 2B parameters and more, ten times full fine-tuning's"
+    return rate * preset.rate_factor, why if preset.rate_factor == 1 else f"{why}; {preset.why_rate}"
 
 
 def _epochs(num_rows: int) -> tuple[float, str]:
@@ -188,44 +270,43 @@ def _epochs(num_rows: int) -> tuple[float, str]:
     return epochs, f"{num_rows} rows: few rows are seen more often"
 
 
-def _memory(base: Base, num_parameters: int, micro_tokens: int, longest: int) -> Range:
-    """Base, adapter with optimizer state, and what one micro-batch keeps for its backward pass.
-
-    Bytes a token and layer keeps with float32 inside its norms, from the shapes of its linear layers; measured in dev/LOG.md.
-    """
-    sizes = [(layer.in_features, layer.out_features) for layer in base.layers.values()]
-    element = base.head.weight.element_size()
-    per_token = sum(element * (i + 2 * o) for i, o in sizes) + 40 * base.num_layers * base.head.weight.shape[1]
-    base_bytes = sum(p.numel() * p.element_size() for p in base.model.parameters())
-    whole = FIXED_BYTES + base_bytes + 16 * num_parameters + per_token * max(micro_tokens, longest)
-    return Range(low=0.8 * whole, high=1.3 * whole)
+def _range(estimate: float, correction: Correction) -> Range:
+    return Range(low=estimate * correction.low, middle=estimate * correction.middle, high=estimate * correction.high)
 
 
-def _seconds(base: Base, machine: Machine, num_tokens: float, num_supervised: float) -> Range:
-    """Four operations a weight and token (forward, and backward to the inputs), six in adapters; the head on learned tokens only."""
-    weights = sum(layer.in_features * layer.out_features for layer in base.layers.values())
-    flops = 4 * weights * num_tokens + 4 * base.head.weight.numel() * num_supervised
-    slow, fast = (flops / (machine.flops_per_second * share) for share in EFFICIENCY)
-    return Range(low=fast, high=slow)
+def _price(recipe: Recipe, seconds: Range) -> Range | None:
+    if recipe.price_per_hour is None:
+        return None
+    per_second = recipe.price_per_hour / 3600
+    return Range(low=seconds.low * per_second, middle=seconds.middle * per_second, high=seconds.high * per_second)
 
 
 def describe(plan: TrainingPlan) -> Mapping[str, str]:
     """The plan in lines a person reads."""
+    minutes, memory = plan.seconds, plan.memory_bytes
     why_epochs = plan.reasons.get("epochs", "steps given in the recipe")
-    low, high = plan.seconds.low / 60, plan.seconds.high / 60
+    saved = 1 - plan.num_computed_tokens / max(1, plan.num_steps * plan.batch_size * plan.report.num_tokens / plan.num_rows)
     lines = {
-        "rows": f"{plan.num_rows} of {plan.num_rows + len(plan.too_long)}, {plan.num_tokens} tokens, {plan.num_supervised} of them learned",
+        **describe_report(plan.report),
+        "method": plan.method,
         "steps": f"{plan.num_steps} of {plan.batch_size} rows, {plan.num_epochs:.1f} epochs ({why_epochs})",
         "rank": f"{plan.lora.rank} ({plan.reasons['rank']})",
         "alpha": f"{plan.lora.alpha:g} ({plan.reasons['alpha']})",
         "learning rate": f"{plan.optimizer.learning_rate:g} ({plan.reasons['learning_rate']})",
-        "layers": f"{len(plan.lora.target_modules)} linear layers",
+        "layers": f"{len(plan.lora.target_modules)} linear layers ({plan.reasons['targets']})",
         "adapter": f"{plan.num_parameters} parameters, {plan.trainable_share:.2%} of all, {plan.adapter_bytes / 1e6:.1f} MB",
-        "memory": f"{plan.memory_bytes.low / 1e9:.1f} to {plan.memory_bytes.high / 1e9:.1f} GB",
-        "time": f"{low:.1f} to {high:.1f} minutes",
+        "memory": f"{memory.middle / 1e9:.1f} GB ({memory.low / 1e9:.1f} to {memory.high / 1e9:.1f})",
+        "time": f"{minutes.middle / 60:.1f} minutes ({minutes.low / 60:.1f} to {minutes.high / 60:.1f}); {plan.reasons['seconds']}",
         "scored by": plan.metric,
     }
-    if plan.too_long:
-        shown = ", ".join(plan.too_long[:MAX_SHOWN]) + (" ..." if len(plan.too_long) > MAX_SHOWN else "")
-        lines["left out"] = f"{len(plan.too_long)} rows longer than {plan.max_len} tokens: {shown}"
+    if saved > 0.01:
+        lines["shared prefixes"] = f"save {saved:.0%} of the tokens"
+    if plan.is_checkpointed:
+        lines["checkpointing"] = plan.reasons["checkpointing"]
+    if plan.from_layer:
+        lines["frozen layers"] = f"the {plan.from_layer} lowest are run once and their states kept"
+    if plan.price is not None:
+        lines["price"] = f"{plan.price.middle:.2f} ({plan.price.low:.2f} to {plan.price.high:.2f})"
+    for verdict in plan.serving:
+        lines[f"served by {verdict.engine}"] = {True: "yes", False: "no", None: "not known"}[verdict.ok] + f": {verdict.reason}"
     return lines

@@ -1,28 +1,20 @@
-"""A run and its folder: recipe, plan, metrics as they come, the adapter at the end."""
+"""A run and its folder: the recipe, the plan, what will be learned, metrics, checkpoints, the adapter. How it is trained is in train.py."""
 
 import secrets
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from lorimer.config import Recipe, home, recipe_yaml
 from lorimer.data.dataset import Dataset
-from lorimer.model.adapter import Lock, save_adapter
-from lorimer.model.attention import PackedSegments
+from lorimer.errors import LorimerError, NotFoundError, TrainingError
 from lorimer.model.base import Base
-from lorimer.model.chat import Rendered
-from lorimer.model.lora import AdapterRows, LoRA, initialise
-from lorimer.storage import append_jsonl, write_json, write_text
-from lorimer.training.batching import batches, make_batch
-from lorimer.training.loop import StepMetrics, train
-from lorimer.training.loss import cross_entropy_sum
-from lorimer.training.plan import TrainingPlan, render_split
+from lorimer.storage import digest_of, read_json, write_json, write_text
+from lorimer.training.inspection import refuse_waste, report_json
+from lorimer.training.plan import TrainingPlan
 
-State = Literal["running", "succeeded", "failed", "interrupted"]
+State = Literal["running", "succeeded", "failed", "interrupted", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +36,49 @@ class Run:
         """Where the adapter's files appear when the run has succeeded."""
         return self.folder / "adapter"
 
+    @property
+    def plan_digest(self) -> str:
+        """Of all that decides the adapter's bytes."""
+        return digest_of({**self.plan.decisions, "base": self.base_digest, "dataset": self.dataset_digest})
+
 
 def open_run(recipe: Recipe, plan: TrainingPlan, dataset: Dataset, base: Base) -> Run:
-    """A new run's folder, with everything that decides its result written down before it starts."""
-    name = recipe.name or dataset.name
+    """A new run's folder, with everything that decides its result written down before it starts.
+
+    Raises:
+        TrainingError: if what the plan found in the rows would waste the run.
+    """
+    refuse_waste(plan.report)
     run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-    run = Run(
+    run = _make_run(run_id, recipe, plan, dataset, base)
+    write_text(run.folder / "recipe.yaml", recipe_yaml(recipe))
+    write_json(run.folder / "plan.json", plan.to_json())
+    write_json(run.folder / "learning.json", report_json(plan.report))
+    write_state(run, "running")
+    return run
+
+
+def reopen_run(run_id: str, recipe: Recipe, plan: TrainingPlan, dataset: Dataset, base: Base) -> Run:
+    """A run that did not end, to go on from its newest checkpoint.
+
+    Raises:
+        TrainingError: if recipe, data, base or machine now lead to another plan than the run's.
+    """
+    run = _make_run(run_id, recipe, plan, dataset, base)
+    recorded = read_json(run.folder / "run.json")["plan_digest"]
+    if recorded != run.plan_digest:
+        before, now = read_json(run.folder / "plan.json")["decisions"], plan.decisions
+        differing = [key for key in now if before.get(key) != now[key]] or ["base or dataset"]
+        raise TrainingError(f"run {run_id!r} cannot go on: its plan would now differ in {', '.join(differing)}; train again")
+    (run.folder / "cancel").unlink(missing_ok=True)
+    write_state(run, "running")
+    return run
+
+
+def _make_run(run_id: str, recipe: Recipe, plan: TrainingPlan, dataset: Dataset, base: Base) -> Run:
+    return Run(
         id=run_id,
-        adapter_name=name,
+        adapter_name=recipe.name or dataset.name,
         recipe=recipe,
         plan=plan,
         folder=home() / "runs" / run_id,
@@ -60,63 +87,45 @@ def open_run(recipe: Recipe, plan: TrainingPlan, dataset: Dataset, base: Base) -
         dataset_name=dataset.name,
         dataset_digest=dataset.digest,
     )
-    write_text(run.folder / "recipe.yaml", recipe_yaml(recipe))
-    write_json(run.folder / "plan.json", plan.to_json())
-    _write_state(run, "running")
-    return run
 
 
-def train_run(run: Run, dataset: Dataset, base: Base) -> Iterator[StepMetrics]:
-    """Train, writing each step to `metrics.jsonl`; the adapter is saved after the last step, whole or not at all.
-
-    Raises:
-        TrainingError: as `lorimer.training.loop.train`.
-    """
-    plan = run.plan
-    rows, _ = render_split(base, dataset.train, plan.max_len)
-    held_out, _ = render_split(base, dataset.validation, plan.max_len)
-    lora = initialise(plan.lora, base.layers, plan.seed)
-    steps = batches(
-        rows, batch_size=plan.batch_size, num_steps=plan.num_steps, tokens_per_micro_batch=plan.tokens_per_micro_batch, seed=plan.seed
-    )
-    try:
-        for metrics in train(base, lora, steps, plan.optimizer, plan.num_steps):
-            append_jsonl(run.folder / "metrics.jsonl", asdict(metrics))
-            yield metrics
-        lock = Lock(
-            base_name=base.name,
-            base_digest=base.digest,
-            template_digest=base.renderer.template_digest,
-            dataset_digest=dataset.digest,
-            run_id=run.id,
-        )
-        save_adapter(lora, run.adapter_folder, base, lock)
-        _write_state(run, "succeeded", validation_loss=mean_loss(base, lora, held_out, plan.tokens_per_micro_batch))
-    except (KeyboardInterrupt, GeneratorExit):
-        _write_state(run, "interrupted")
-        raise
-    except Exception as exc:
-        _write_state(run, "failed", error=str(exc))
-        raise
-
-
-@torch.inference_mode()
-def mean_loss(base: Base, lora: LoRA, rows: list[Rendered], tokens_per_micro_batch: int) -> float | None:
-    """Mean negative log-likelihood per supervised token, in nats; None without rows."""
-    if not rows:
-        return None
-    ready = lora.to(dtype=base.dtype, device=base.device)
-    batch = make_batch(rows, tokens_per_micro_batch)
-    total = 0.0
-    for micro in batch.micro_batches:
-        routed = [AdapterRows(start=0, stop=len(micro.ids), adapter=ready)]
-        ids, positions = micro.ids.to(base.device), micro.positions.to(base.device)
-        hidden = base.hidden_states(ids, positions, PackedSegments(micro.lengths, base.device), routed)
-        total += float(cross_entropy_sum(hidden[micro.predicting.to(base.device)], base.head, micro.targets.to(base.device)))
-    return total / batch.num_supervised
-
-
-def _write_state(run: Run, state: State, **more: Any) -> None:
-    fields = ("id", "adapter_name", "base_name", "base_digest", "dataset_name", "dataset_digest")
+def write_state(run: Run, state: State, **more: Any) -> None:
+    """Say how a run stands, in its folder."""
+    fields = ("id", "adapter_name", "base_name", "base_digest", "dataset_name", "dataset_digest", "plan_digest")
     value = {field: getattr(run, field) for field in fields}
     write_json(run.folder / "run.json", {**value, "state": state, "at": datetime.now(UTC).isoformat(), **more})
+
+
+def is_cancelled(run: Run) -> bool:
+    """Whether somebody asked it to stop."""
+    return (run.folder / "cancel").exists()
+
+
+def list_runs() -> list[dict[str, Any]]:
+    """What every run's folder says of it, newest first."""
+    return [read_json(path) for path in sorted((home() / "runs").glob("*/run.json"), reverse=True)]
+
+
+def read_run(run_id: str) -> dict[str, Any]:
+    """What a run's folder says of it; the id may be shortened as long as it names one run.
+
+    Raises:
+        NotFoundError: if none or several match.
+    """
+    found = [value for value in list_runs() if value["id"].startswith(run_id)]
+    if len(found) != 1:
+        there = ", ".join(value["id"] for value in (found or list_runs())[:5]) or "none yet"
+        raise NotFoundError(f"run {run_id!r} names {len(found)} runs; there {'are' if there else 'is'}: {there}")
+    return found[0]
+
+
+def cancel_run(run_id: str) -> None:
+    """Ask a run to stop after its present step; it keeps its newest checkpoint.
+
+    Raises:
+        LorimerError: if it is not running.
+    """
+    value = read_run(run_id)
+    if value["state"] != "running":
+        raise LorimerError(f"run {value['id']!r} is {value['state']}, not running: there is nothing to cancel")
+    write_text(home() / "runs" / value["id"] / "cancel", "")
