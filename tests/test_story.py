@@ -26,7 +26,7 @@ def recipe(tmp_path: Path) -> Path:
     save_tiny_base(tmp_path / "base", "gemma3")
     rows = [{"prompt": f"ticket number {i}", "completion": "ok"} for i in range(120)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    text = f"base: {tmp_path / 'base'}\ndataset: rows.jsonl\nname: demo\nmetric: exact\nlearning_rate: 0.05\nrank: 8\nsteps: 60\n"
+    text = f"base: {tmp_path / 'base'}\ndataset: rows.jsonl\nname: demo\nmetric: exact\nlearning_rate: 0.02\nrank: 8\nsteps: 60\n"
     (tmp_path / "recipe.yaml").write_text(text + "gate: {beats_base: true, min_items: 5}\n")
     return tmp_path / "recipe.yaml"
 
@@ -35,7 +35,8 @@ def test_pipeline_ends_with_a_promoted_version(recipe: Path) -> None:
     made = list(build(read_recipe(recipe)))
     kinds = [type(thing).__name__ for thing in made]
     assert list(dict.fromkeys(kinds)) == [
-        "Dataset", "Base", "TrainingPlan", "Run", "StepMetrics", "Task", "Answer", "EvalReport", "GateResult", "AdapterVersion", "Alias",
+        "Dataset", "Base", "TrainingPlan", "Run", "StepMetrics", "RunResult", "AdapterVersion", "Task", "Answer", "EvalReport", "GateResult",
+        "Alias",
     ]  # fmt: skip
     report = next(thing for thing in made if isinstance(thing, EvalReport))
     assert (report.base_score.value, report.adapter_score.value) == (0.0, 1.0)
@@ -163,17 +164,17 @@ def test_full_disk_in_the_middle_leaves_no_adapter(
     assert run(["train", str(recipe)]) == 1
     assert "disk is full" in capsys.readouterr().err
     (folder,) = (home / "runs").iterdir()
-    assert sorted(p.name for p in folder.iterdir()) == ["metrics.jsonl", "plan.json", "recipe.yaml", "run.json"]
+    assert sorted(p.name for p in folder.iterdir()) == ["learning.json", "metrics.jsonl", "plan.json", "recipe.yaml", "run.json"]
     assert not (home / "adapters").exists()
 
 
 def test_ctrl_c_is_one_line(recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from lorimer.training import runs
+    from lorimer.training import train
 
     def interrupted(*_: object, **__: object) -> object:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, "train", interrupted)
+    monkeypatch.setattr(train, "train", interrupted)
     assert run(["train", str(recipe)]) == 1
     assert "interrupted" in capsys.readouterr().err.splitlines()[-1]
 

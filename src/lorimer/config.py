@@ -95,6 +95,8 @@ class Recipe(Strict):
     """Endings of the names of the linear layers to adapt; by default all but the head."""
     layers: str | list[Annotated[int, Field(ge=0)]] | None = None
     """Which decoder layers to adapt: `last 6`, `first 4`, or their numbers from 0; by default all."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of a layer's inputs that training hides from the adapter; rows then do not share prefixes."""
     quantise: Quantisation | None = None
     """Hold the frozen base in 8 or 4 bits: less memory, more time."""
     learning_rate: float | None = Field(None, gt=0, lt=1)

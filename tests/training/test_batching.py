@@ -103,7 +103,7 @@ def test_two_instructions_make_two_groups() -> None:
 
 def test_fused_streams_keep_their_owners() -> None:
     rows = [row(1, 2, 3), row(4, 5, 6, 7)]
-    one, other = (make_batch(rows, [i], 100).micro_batches[0].owned_by(i) for i in (0, 1))
+    one, other = (make_batch(rows, [i], 100).micro_batches[0].owned_by(i, 0) for i in (0, 1))
     both = fuse([one, other])
     assert [(part.owner, part.start, part.stop, part.num_targets) for part in both.parts] == [(0, 0, 3, 1), (1, 3, 7, 1)]
     assert both.ids[both.predicting].tolist() == [2, 6]

@@ -101,12 +101,10 @@ def test_more_bits_than_the_adapter_holds_is_a_warning(num_parameters: int, is_f
 def test_refusal_names_every_stop_its_rows_and_what_to_do() -> None:
     train = (*rows(("a", "<bos>yes"), ("b", "<bos>yes")), *rows(("c?" * 90, "no"), file="long.jsonl"))
     report = look(dataset(train, test=rows(("a", "yes"))), max_len=100)
-    with pytest.raises(
-        TrainingError, match=r"would be wasted: .*<bos>.*\(see t.jsonl:1, t.jsonl:2\); all 2 rows .*'yes'.* add rows"
-    ) as error:
+    with pytest.raises(TrainingError, match=r"would be wasted: .*<bos>.*\(see t.jsonl:1, t.jsonl:2\)") as error:
         refuse_waste(report)
     assert "left out" not in str(error.value)
-    assert [line.partition(":")[0] for line in describe_report(report)][-4:] == ["stop", "stop", "warn", "warn"]
+    assert [line.partition(":")[0] for line in describe_report(report)][-4:] == ["stop", "warn", "warn", "warn"]
 
 
 def test_samples_are_shortest_median_and_longest() -> None:

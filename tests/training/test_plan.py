@@ -13,10 +13,11 @@ from lorimer.errors import ConfigError, TrainingError
 from lorimer.training.plan import describe, plan
 
 
-def dataset(num_rows: int = 20, answer: str = "yes") -> Dataset:
+def dataset(num_rows: int = 20) -> Dataset:
     rows = tuple(
         Example(
-            messages=(Message(role="user", content=f"question {i}"), Message(role="assistant", content=answer)), source=f"t.jsonl:{i + 1}"
+            messages=(Message(role="user", content=f"question {i}"), Message(role="assistant", content=f"answer {i % 3}")),
+            source=f"t.jsonl:{i + 1}",
         )
         for i in range(num_rows)
     )
@@ -31,7 +32,9 @@ def test_preset_decides_what_the_recipe_leaves_open() -> None:
     found = plan(recipe(preset="classification"), dataset(), tiny_base())
     assert (found.lora.rank, found.lora.alpha, found.optimizer.learning_rate, found.metric) == (16, 32.0, 1e-3, "label")
     assert found.num_steps == round(3 * 20 / 16)
-    assert set(found.reasons) == {"rank", "alpha", "learning_rate", "batch_size", "epochs"}
+    assert set(found.reasons) == {
+        "rank", "alpha", "learning_rate", "batch_size", "epochs", "targets", "layers", "checkpointing", "seconds",
+    }  # fmt: skip
     assert "labels are little information" in found.reasons["rank"]
 
 
@@ -68,8 +71,8 @@ def test_long_rows_are_left_out_and_named() -> None:
     found = plan(
         recipe(max_len=100), Dataset(**{f: getattr(rows, f) for f in Dataset.__slots__} | {"train": (*rows.train, long)}), tiny_base()
     )
-    assert (found.num_rows, found.too_long) == (3, ("t.jsonl:9",))
-    assert "t.jsonl:9" in describe(found)["left out"]
+    assert (found.num_rows, found.report.too_long.sources) == (3, ("t.jsonl:9",))
+    assert any("t.jsonl:9" in line for line in describe(found).values())
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,9 @@ def train(
     mode: Mode = "fused" if packed and not strict else "strict"
     pipelines = (train_recipes([read_recipe(path) for path in pack], mode=mode) for pack in packs)
     made = [thing for things in pipelines for thing in show_progress(things, quiet=as_json)]
-    results, versions, failures = ([thing for thing in made if isinstance(thing, kind)] for kind in (RunResult, AdapterVersion, RunFailure))
+    results = [thing for thing in made if isinstance(thing, RunResult)]
+    versions = [thing for thing in made if isinstance(thing, AdapterVersion)]
+    failures = [thing for thing in made if isinstance(thing, RunFailure)]
     if as_json:
         done = [{**result.to_json(), **version.to_json()} for result, version in zip(results, versions, strict=True)]
         failed = [{"run": failure.run_id, "step": failure.step, "reason": failure.reason} for failure in failures]

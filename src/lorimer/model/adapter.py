@@ -63,10 +63,11 @@ def save_adapter(lora: LoRA, folder: Path, base: Base, lock: Lock) -> None:
 
 
 def _peft_config(lora: LoRA, base: Base) -> dict[str, Any]:
-    config = lora.config
     ranks = {name: weights.factors[0].shape[0] for name, weights in lora.weights.items()}
-    alphas = {name: weights.scale * (ranks[name] ** (0.5 if config.rank_stabilised else 1)) for name, weights in lora.weights.items()}
-    rank, alpha = max(ranks.values()), _commonest(alphas.values())
+    rank = max(ranks.values())
+    scale = _commonest(weights.scale for weights in lora.weights.values())
+    alphas = {name: weights.scale * ranks[name] for name, weights in lora.weights.items()}  # PEFT divides by the layer's own rank
+    alpha = scale * rank
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -76,7 +77,7 @@ def _peft_config(lora: LoRA, base: Base) -> dict[str, Any]:
         "target_modules": _shortest_names(lora.weights, base.layers),
         "lora_dropout": 0.0,
         "bias": "none",
-        "use_rslora": config.rank_stabilised,
+        "use_rslora": False,  # the alpha that comes to the same, as not every engine knows the other scale
         "use_dora": any(weights.magnitude is not None for weights in lora.weights.values()),
         "fan_in_fan_out": False,
         "init_lora_weights": True,

@@ -225,7 +225,9 @@ class _Bucket:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
         """Through torch's kernel, rows (n, H, D) in the order of `places`."""
         num_sequences, length = self.num_sequences, self.max_len
-        q, k, v = (rows.index_select(0, self.gather).unflatten(0, (num_sequences, length)).transpose(1, 2) for rows in (query, key, value))
+        q, k, v = (
+            rows.index_select(0, self.gather).view(num_sequences, length, *rows.shape[1:]).transpose(1, 2) for rows in (query, key, value)
+        )
         if self.prefix_len:
             k, v = (
                 torch.cat([rows[self.prefix].transpose(0, 1).expand(num_sequences, -1, -1, -1), own], 2)

@@ -57,7 +57,7 @@ class Base:
         self.model = model.eval().requires_grad_(False)
         self.renderer = Renderer(tokenizer, end_ids=_end_ids(model))
         expected = _probe(model)
-        self._num_parameters = sum(p.numel() for p in model.parameters())
+        self._num_parameters = sum(int(p.numel()) for p in model.parameters())
         self.routing = Routing()
         self.layers = replace_linears(model, self.routing)
         replace_norms(model)

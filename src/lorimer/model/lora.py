@@ -4,10 +4,11 @@ One `LoRALinear` serves training and inference: the rows of a batch are divided 
 It knows nothing of files, names or models; see adapter.py for PEFT's format and base.py for where the layers are put.
 """
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,21 +29,23 @@ class LoRAConfig:
     target_modules: tuple[str, ...]
     """Full names of the adapted linear layers, as `model.layers.0.self_attn.q_proj`."""
     ranks: Mapping[str, int] = field(default_factory=dict)
-    """Layers whose rank is another, by full name."""
+    """Layers whose rank is another, by full name. Their scale is not: engines that ignore it (vLLM, SGLang) then still answer right."""
     kind: Kind = "lora"
     """`dora` learns a magnitude beside the direction (arXiv:2402.09353); `pissa` starts from the base's own principal parts
     (arXiv:2404.02948)."""
     rank_stabilised: bool = False
     """Scale by alpha / sqrt(rank) instead of alpha / rank (arXiv:2312.03732)."""
+    dropout: float = 0.0
+    """Share of a layer's inputs that training hides from the adapter, never from the base."""
 
     def rank_of(self, name: str) -> int:
         """Of one layer."""
         return self.ranks.get(name, self.rank)
 
-    def scale_of(self, name: str) -> float:
-        """What one layer's low-rank product is multiplied by."""
-        rank = self.rank_of(name)
-        return self.alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
+    @property
+    def scale(self) -> float:
+        """What every layer's low-rank product is multiplied by."""
+        return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +106,8 @@ class AdapterRows:
     start: int
     stop: int
     adapter: LoRA | None
+    dropout_key: str | None = None
+    """What the dropout of these rows is drawn from: the run's seed, step and micro-batch, so never from what else is in the batch."""
 
 
 class Routing:
@@ -147,10 +152,13 @@ class LoRALinear(nn.Module):
             y = self._forward_inference(flat, changes)
         return y.view(*x.shape[:-1], self.out_features)
 
+    def layout(self, changes: Sequence[Change]) -> "tuple[_Range, ...]":
+        """Where each adapter's rows are and how they are changed, for the autograd functions."""
+        return tuple(_range(rows, weights.scale, self.name) for rows, weights in changes)
+
     def _forward_train(self, x: Tensor, changes: Sequence[Change]) -> Tensor:
-        layout = tuple((rows.start, rows.stop, weights.scale) for rows, weights in changes)
         factors = [factor for _, weights in changes for factor in weights.factors]
-        y: Tensor = _LoRALinear.apply(x, self, layout, *factors)  # type: ignore[no-untyped-call]
+        y: Tensor = _LoRALinear.apply(x, self, self.layout(changes), *factors)  # type: ignore[no-untyped-call]
         return y
 
     def _forward_inference(self, x: Tensor, changes: Sequence[Change]) -> Tensor:
@@ -176,15 +184,35 @@ class LoRALinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
-Layout = Sequence[tuple[int, int, float]]
-"""Start, stop and scale of each range of rows that an adapter changes."""
+class _Range(NamedTuple):
+    """Rows that an adapter changes in one layer."""
+
+    start: int
+    stop: int
+    scale: float
+    dropout: float
+    seed: int
+
+    def drop(self, rows: Tensor) -> Tensor:
+        """rows (T, n) with some entries hidden, the same ones each time it is asked: no mask has to be kept."""
+        if not self.dropout:
+            return rows
+        generator = torch.Generator(rows.device).manual_seed(self.seed)
+        mask = torch.empty_like(rows, memory_format=torch.contiguous_format).bernoulli_(1 - self.dropout, generator=generator)
+        return mask.mul_(rows).div_(1 - self.dropout)
+
+
+def _range(rows: AdapterRows, scale: float, name: str) -> _Range:
+    dropout = rows.adapter.config.dropout if rows.adapter is not None and rows.dropout_key is not None else 0.0
+    drawn = hashlib.blake2b(f"{rows.dropout_key} {name}".encode(), digest_size=8).digest() if dropout else b""
+    return _Range(rows.start, rows.stop, scale, dropout, int.from_bytes(drawn, "big") >> 1)
 
 
 class _LoRALinear(torch.autograd.Function):
     """y = x W^T + bias + scale * (x a^T) b^T on each adapter's rows, saving only x; layers that read the same x share the one tensor."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: LoRALinear, layout: Layout, *factors: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, layer: LoRALinear, layout: Sequence[_Range], *factors: Tensor) -> Tensor:
         ctx.save_for_backward(x if layout else None, *factors)
         ctx.layer, ctx.layout = layer, layout
         y = F.linear(x, layer.dense_weight(), layer.bias)
@@ -198,24 +226,28 @@ class _LoRALinear(torch.autograd.Function):
         return dx, None, None, *backward_of_change(grads[0], x, dx, ctx.layout, factors)
 
 
-def add_change(y: Tensor, x: Tensor, layout: Layout, factors: Sequence[Tensor]) -> None:
+def add_change(y: Tensor, x: Tensor, layout: Sequence[_Range], factors: Sequence[Tensor]) -> None:
     """Add each adapter's low-rank products to its rows of y (T, out), which x (T, in) became.
 
     Ranges are sliced, never masked: what is not finite in one adapter's rows cannot reach another's.
     """
-    for (start, stop, scale), a, b in zip(layout, factors[::2], factors[1::2], strict=True):
-        y[start:stop].addmm_(_skinny(x[start:stop], a), b.to(x.dtype).T, alpha=scale)
+    for own, a, b in zip(layout, factors[::2], factors[1::2], strict=True):
+        rows = slice(own.start, own.stop)
+        y[rows].addmm_(_skinny(own.drop(x[rows]), a), b.to(x.dtype).T, alpha=own.scale)
 
 
-def backward_of_change(dy: Tensor, x: Tensor, dx: Tensor | None, layout: Layout, factors: Sequence[Tensor]) -> list[Tensor]:
+def backward_of_change(dy: Tensor, x: Tensor, dx: Tensor | None, layout: Sequence[_Range], factors: Sequence[Tensor]) -> list[Tensor]:
     """Gradients of all factors, float32; what reaches x through them is added to dx."""
     gradients = []
-    for (start, stop, scale), a, b in zip(layout, factors[::2], factors[1::2], strict=True):
-        own_x, own_dy = x[start:stop], dy[start:stop]
+    for own, a, b in zip(layout, factors[::2], factors[1::2], strict=True):
+        rows = slice(own.start, own.stop)
+        own_x, own_dy = own.drop(x[rows]), dy[rows]
         dy_b = _skinny(own_dy, b.T)  # (T, rank)
-        gradients += [(dy_b.T @ own_x).float().mul_(scale), (own_dy.T @ _skinny(own_x, a)).float().mul_(scale)]
-        if dx is not None:
-            dx[start:stop].addmm_(dy_b, a.to(x.dtype), alpha=scale)
+        gradients += [(dy_b.T @ own_x).float().mul_(own.scale), (own_dy.T @ _skinny(own_x, a)).float().mul_(own.scale)]
+        if dx is not None and own.dropout:
+            dx[rows].add_(own.drop(dy_b @ a.to(x.dtype)), alpha=own.scale)
+        elif dx is not None:
+            dx[rows].addmm_(dy_b, a.to(x.dtype), alpha=own.scale)
     return gradients
 
 
@@ -226,7 +258,8 @@ def _skinny(rows: Tensor, factor: Tensor) -> Tensor:
 
 def row_norms(weight: Tensor) -> Tensor:
     """(out, in) -> (out)."""
-    return torch.linalg.vector_norm(weight, dim=1)
+    norms: Tensor = torch.linalg.vector_norm(weight, dim=1)
+    return norms
 
 
 def initialise(config: LoRAConfig, layers: Mapping[str, LoRALinear], seed: int) -> LoRA:
@@ -237,7 +270,7 @@ def initialise(config: LoRAConfig, layers: Mapping[str, LoRALinear], seed: int) 
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name in config.target_modules:
-        layer, rank, scale = layers[name], config.rank_of(name), config.scale_of(name)
+        layer, rank, scale = layers[name], config.rank_of(name), config.scale
         if config.kind == "pissa":
             a, b = _principal_factors(layer.dense_weight(), rank, scale, seed)
             anchor = (a.clone(), b.clone())

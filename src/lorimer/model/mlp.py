@@ -4,7 +4,7 @@ y = down(activation(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202). Left to 
 middle; this keeps two. Which blocks are of this form is found by asking them, so no architecture is named here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,10 +49,9 @@ class GatedMLP(nn.Module):
         if is_plain or any(weights.magnitude is not None for _, weights in changes):
             y: Tensor = down(self.activation.forward(gate).mul_(up) if not torch.is_grad_enabled() else self.activation.forward(gate) * up)
             return y
-        layout = tuple((rows.start, rows.stop, weights.scale) for rows, weights in changes)
         factors = [factor for _, weights in changes for factor in weights.factors]
         gate, up = gate.flatten(0, -2), up.flatten(0, -2)
-        y = _GatedDown.apply(gate, up, down, self.activation, layout, *factors)  # type: ignore[no-untyped-call]
+        y = _GatedDown.apply(gate, up, down, self.activation, down.layout(changes), *factors)  # type: ignore[no-untyped-call]
         return y.view(*x.shape[:-1], down.out_features)
 
 
@@ -66,7 +65,7 @@ class _GatedDown(torch.autograd.Function):
         up: Tensor,
         down: LoRALinear,
         activation: Activation,
-        layout: Sequence[tuple[int, int, float]],
+        layout: Any,
         *factors: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(gate, up, *factors)

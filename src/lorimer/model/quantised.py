@@ -49,7 +49,7 @@ class NF4Weight:
 
     @property
     def num_bytes(self) -> int:
-        return self.values.numel() + self.state.absmax.numel() * self.state.absmax.element_size()
+        return int(self.values.numel() + self.state.absmax.numel() * self.state.absmax.element_size())
 
     def dequantise(self) -> Tensor:
         from bitsandbytes import functional

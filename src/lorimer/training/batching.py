@@ -27,6 +27,8 @@ class Part:
     num_targets: int
     owner: int
     """The run's place among those trained together."""
+    index: int
+    """The micro-batch's number in its run's step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +46,9 @@ class MicroBatch:
     """Tokens of the rows, each with its whole prefix."""
     parts: tuple[Part, ...]
 
-    def owned_by(self, owner: int) -> "MicroBatch":
-        """The same for a run at another place."""
-        return replace(self, parts=tuple(replace(part, owner=owner) for part in self.parts))
+    def owned_by(self, owner: int, index: int) -> "MicroBatch":
+        """The same for a run at another place, as a later micro-batch of its step."""
+        return replace(self, parts=tuple(replace(part, owner=owner, index=index) for part in self.parts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +107,8 @@ def make_batch(rows: Sequence[Rendered], row_ids: Sequence[int], tokens_per_micr
 
 def flatten(rows: Sequence[Rendered], groups: "Sequence[_Group]") -> MicroBatch:
     """Groups end to end. A token is predicted at the place before it, so a row's first token never is."""
-    ids, positions, predicting, targets, target_rows, row_ids = ([] for _ in range(6))  # type: tuple[list[int], ...]
+    ids, positions, row_ids = list[int](), list[int](), list[int]()
+    predicting, targets, target_rows = list[int](), list[int](), list[int]()
     for group in groups:
         prefix_start, prefix_len = len(ids), group.prefix_len
         ids += rows[group.row_ids[0]].ids[:prefix_len]
@@ -131,7 +134,7 @@ def flatten(rows: Sequence[Rendered], groups: "Sequence[_Group]") -> MicroBatch:
         target_rows=torch.tensor(target_rows, dtype=torch.long),
         row_ids=tuple(row_ids),
         num_row_tokens=sum(len(rows[i].ids) for i in row_ids),
-        parts=(Part(start=0, stop=len(ids), num_targets=len(targets), owner=0),),
+        parts=(Part(start=0, stop=len(ids), num_targets=len(targets), owner=0, index=0),),
     )
 
 

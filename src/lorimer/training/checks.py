@@ -226,7 +226,7 @@ def _find_identical_answers(rows: Sequence[Row], renderer: Renderer) -> Finding 
         return None
     answer = shorten(renderer.decode(rows[0].answers[-1]))
     sentence = f"all {count_rows(len(rows))} have the answer {answer!r}, whatever is asked: add rows with other answers"
-    return _finding("identical_answers", "stop", rows, sentence)
+    return _finding("identical_answers", "warn", rows, sentence)
 
 
 def _find_unscored(held_out: Sequence[Row], name: SplitName, max_len: int) -> Finding | None:

@@ -49,5 +49,5 @@ def keep_frozen_states(base: Base, layer: int, rows: Sequence[Rendered], tokens_
             layer, micro.ids.to(base.device), micro.positions.to(base.device), PackedSegments(micro.groups, base.device)
         )
         lengths = [length for group in micro.groups for length in group.suffix_lens]
-        states |= {row_id: own.clone().cpu() for row_id, own in zip(micro.row_ids, found.split(lengths), strict=True)}
+        states |= {row_id: own.clone().cpu() for row_id, own in zip(micro.row_ids, torch.split(found, lengths), strict=True)}
     return FrozenStates(layer=layer, states=tuple(states[i] for i in range(len(rows))))

@@ -16,7 +16,7 @@ from torch import Tensor
 from lorimer.model.attention import PackedSegments
 from lorimer.model.base import Base
 from lorimer.model.lora import AdapterRows, LoRA
-from lorimer.training.batching import Batch, MicroBatch, fuse
+from lorimer.training.batching import Batch, MicroBatch, Part, fuse
 from lorimer.training.frozen import FrozenStates
 from lorimer.training.loss import cross_entropy
 from lorimer.training.optim import OptimizerConfig, clip, learning_rate_at, take_step
@@ -88,6 +88,11 @@ class Learner:
     frozen: FrozenStates | None = None
     """States below the lowest adapted layer, where they are kept."""
     objective: Objective | None = None
+    seed: int = 0
+
+    def dropout_key(self, part: Part) -> str:
+        """What a micro-batch's dropout is drawn from."""
+        return f"{self.seed} {self.step} {part.index}"
 
 
 def train(
@@ -139,14 +144,17 @@ def accumulate(base: Base, learners: Sequence[Learner], steps: Sequence[Batch], 
     if first.objective is not None:
         return [first.objective.accumulate(base, first.lora, steps[micro.parts[0].owner], micro)]
     device = base.device
-    routed = [AdapterRows(start=part.start, stop=part.stop, adapter=learners[part.owner].lora) for part in micro.parts]
+    routed = [
+        AdapterRows(start=part.start, stop=part.stop, adapter=learners[part.owner].lora, dropout_key=learners[part.owner].dropout_key(part))
+        for part in micro.parts
+    ]
     weights = torch.cat([torch.full((part.num_targets,), 1 / steps[part.owner].num_supervised) for part in micro.parts]).to(device)
     frozen = first.frozen if len(micro.parts) == 1 else None
     with base.routed(routed):  # until the backward pass is done: a checkpointed layer computes its forward pass again
         hidden = hidden_states(base, micro, frozen)
         total, losses = cross_entropy(hidden.index_select(0, micro.predicting.to(device)), base.head, micro.targets.to(device), weights)
         total.backward()  # type: ignore[no-untyped-call]
-    return [float(part.sum()) for part in (losses * weights).split([part.num_targets for part in micro.parts])]
+    return [float(part.sum()) for part in torch.split(losses * weights, [part.num_targets for part in micro.parts])]
 
 
 def hidden_states(base: Base, micro: MicroBatch, frozen: FrozenStates | None = None) -> Tensor:
@@ -161,7 +169,7 @@ def hidden_states(base: Base, micro: MicroBatch, frozen: FrozenStates | None = N
 
 def _micro_batches(steps: Sequence[Batch], mode: Mode, budget: int) -> Iterator[MicroBatch]:
     """Of all runs' steps, each part marked with its run's place in the list."""
-    owned = [micro.owned_by(owner) for owner, batch in enumerate(steps) for micro in batch.micro_batches]
+    owned = [micro.owned_by(owner, i) for owner, batch in enumerate(steps) for i, micro in enumerate(batch.micro_batches)]
     if mode == "strict":
         yield from owned
         return

@@ -51,7 +51,7 @@ class Work:
         order = list(row_order(len(rows), batch_size=self.batch_size, num_steps=min(self.num_steps, 20_000), seed=self.seed))
         chosen = order if len(order) <= NUM_SAMPLED_STEPS else random.Random(0).sample(order, NUM_SAMPLED_STEPS)
         if not rejected:
-            return [make_batch(rows, row_ids, budget) for row_ids in chosen]
+            return [make_batch(rows, row_ids, budget, share_prefixes=not self.lora.dropout) for row_ids in chosen]
         pairs = [row for pair in zip(rows, rejected, strict=True) for row in pair]
         return [make_pair_batch(pairs, row_ids, budget) for row_ids in chosen]
 

@@ -24,6 +24,10 @@ ALPHA = 32.0  # fixed, so that the best learning rate hardly depends on the rank
 SMALL_BASE = 2_000_000_000  # parameters; small bases learn best at 1e-3, larger at 3e-4 (the field's sweeps over adapters)
 UNKNOWN_SECONDS, UNKNOWN_BYTES = (0.75, 1.4), (0.9, 1.15)  # ranges while no run was finished here; measured in dev/LOG.md
 B_RATE_RATIO = 16.0  # LoRA+
+DECIDING = (
+    *("method", "lora", "optimizer", "preference", "batch_size", "num_steps", "tokens_per_micro_batch", "is_checkpointed"),
+    *("from_layer", "rank_margin", "validate_every", "patience", "seed", "max_len", "dtype"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +102,7 @@ class TrainingPlan:
     @property
     def decisions(self) -> dict[str, Any]:
         """All that decides the adapter's bytes, beside base and dataset."""
-        names = ("method", "lora", "optimizer", "preference", "batch_size", "num_steps", "tokens_per_micro_batch", "is_checkpointed")
-        names += ("from_layer", "rank_margin", "validate_every", "patience", "seed", "max_len", "dtype")
-        value = {name: getattr(self, name) for name in names}
+        value = {name: getattr(self, name) for name in DECIDING}
         value |= {name: asdict(value[name]) for name in ("lora", "optimizer")}
         value["preference"] = self.preference and asdict(self.preference)
         value["lora"]["ranks"] = dict(value["lora"]["ranks"])
@@ -114,9 +116,9 @@ class TrainingPlan:
         value: dict[str, Any] = {name: getattr(self, name) for name in names}
         ranges = {name: asdict(part) for name in ("memory_bytes", "seconds", "price") if (part := getattr(self, name)) is not None}
         return {
+            **self.decisions,
             **value,
             **ranges,
-            "decisions": self.decisions,
             "serving": [asdict(verdict) for verdict in self.serving],
             "findings": [asdict(finding) for finding in self.findings],
         }
@@ -140,6 +142,7 @@ def plan(recipe: Recipe, dataset: Dataset, base: Base, progress: Callable[[int, 
         TrainingError: if nothing would be learned, or the machine's memory cannot hold it.
     """
     reasons: dict[str, str] = {}
+    _refuse_contradictions(recipe)
     machine, config = probe(), base.model.config.get_text_config()
     # 1) what is adapted, and how
     lora = _lora(recipe, base, len(dataset.train), reasons)
@@ -228,7 +231,19 @@ def _lora(recipe: Recipe, base: Base, num_rows: int, reasons: dict[str, str]) ->
         ranks=ranks,
         kind="dora" if recipe.method == "dora" else "pissa" if recipe.method == "pissa" else "lora",
         rank_stabilised=recipe.method == "rslora",
+        dropout=recipe.dropout,
     )
+
+
+def _refuse_contradictions(recipe: Recipe) -> None:
+    """What each makes sense alone and not together."""
+    if recipe.dropout and (recipe.method == "dora" or recipe.preference):
+        raise ConfigError(f"`dropout` does not go with {'`preference`' if recipe.preference else 'DoRA'} here: leave it out")
+    if recipe.rank == "auto" and (recipe.rank_pattern or recipe.method == "dora" or recipe.preference):
+        other = "`rank_pattern`" if recipe.rank_pattern else "DoRA" if recipe.method == "dora" else "`preference`"
+        raise ConfigError(f"`rank: auto` does not go with {other}: give a rank")
+    if recipe.patience and recipe.preference:
+        raise ConfigError("`patience` looks at the loss of answers, which preferences do not lower: leave it out")
 
 
 def _num_parameters(lora: LoRAConfig, base: Base) -> int:

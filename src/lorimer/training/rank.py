@@ -98,12 +98,22 @@ def truncate(lora: LoRA, parts: Mapping[str, _Parts], threshold: float) -> LoRA:
     """The same adapter without the singular values below the threshold; each layer has a rank of its own."""
     ranks = {name: int((part.s >= threshold).sum()) for name, part in parts.items()}
     ranks = {name: rank for name, rank in ranks.items() if rank}
-    config = replace(lora.config, rank=max(ranks.values()), ranks=ranks, kind="lora", target_modules=tuple(ranks))
+    rank = max(ranks.values())
+    config = replace(
+        lora.config,
+        rank=rank,
+        alpha=lora.config.scale * rank,
+        ranks={name: own for name, own in ranks.items() if own != rank},
+        kind="lora",
+        rank_stabilised=False,
+        target_modules=tuple(ranks),
+    )
     weights = {}
-    for name, rank in ranks.items():
-        part, scale = parts[name], config.scale_of(name)
-        root = (part.s[:rank] / scale).sqrt()
-        weights[name] = LoRAWeights(a=(part.v[:, :rank] * root).T.contiguous(), b=(part.u[:, :rank] * root).contiguous(), scale=scale)
+    for name, kept in ranks.items():
+        part = parts[name]
+        root = (part.s[:kept] / config.scale).sqrt()
+        a, b = (part.v[:, :kept] * root).T.contiguous(), (part.u[:, :kept] * root).contiguous()
+        weights[name] = LoRAWeights(a=a, b=b, scale=config.scale)
     return LoRA(config=config, weights=weights)
 
 

@@ -67,7 +67,7 @@ def reopen_run(run_id: str, recipe: Recipe, plan: TrainingPlan, dataset: Dataset
     run = _make_run(run_id, recipe, plan, dataset, base)
     recorded = read_json(run.folder / "run.json")["plan_digest"]
     if recorded != run.plan_digest:
-        before, now = read_json(run.folder / "plan.json")["decisions"], plan.decisions
+        before, now = read_json(run.folder / "plan.json"), plan.decisions
         differing = [key for key in now if before.get(key) != now[key]] or ["base or dataset"]
         raise TrainingError(f"run {run_id!r} cannot go on: its plan would now differ in {', '.join(differing)}; train again")
     (run.folder / "cancel").unlink(missing_ok=True)

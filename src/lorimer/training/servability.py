@@ -8,6 +8,8 @@ How each reads an adapter in PEFT's format, where it matters:
   (issue 40835, open). Its documentation says that rank and targets are inferred from the adapters named at the start.
 - llama.cpp: `convert_lora_to_gguf.py` stops at tensors other than lora_A and lora_B and keeps one alpha; `llama-adapter.h` scales each
   layer by alpha over its own rank. Its server takes a scale for each adapter with each request (`tools/server/README.md`).
+
+Our adapters scale all layers alike, whatever their ranks, and are written without `use_rslora`: right on the first two.
 """
 
 from dataclasses import dataclass
@@ -23,7 +25,9 @@ SGLANG_SHOWN = frozenset({"llama", "qwen3"})  # in its documentation and its dev
 SGLANG_TARGETS = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})
 LLAMA_CPP_CONVERTS = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi", "phi3"})
 
-SCALED_ALIKE = "ranks differ between layers, and with them scales, but it scales all layers alike: answers would be wrong"
+SCALED_BY_RANK = (
+    "ranks differ between layers, and it scales each by its own rank where the adapter scales all alike: answers would be wrong"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +62,6 @@ def _vllm(lora: LoRAConfig, model_type: str) -> Verdict:
         return Verdict(engine="vllm", ok=False, reason=f"it takes no adapters on {model_type!r} bases")
     if allowed is None:
         return Verdict(engine="vllm", ok=False, reason=f"rank {rank} is above the highest it takes, {VLLM_RANKS[-1]}")
-    if not _has_one_scale(lora):
-        return Verdict(engine="vllm", ok=False, reason=SCALED_ALIKE)
     flags = ("--enable-lora", f"--max-lora-rank {allowed}")
     if model_type not in VLLM_TAKES_ADAPTERS:
         return Verdict(engine="vllm", ok=None, reason=f"whether it takes adapters on {model_type!r} bases was not looked up", flags=flags)
@@ -70,10 +72,6 @@ def _sglang(lora: LoRAConfig, model_type: str) -> Verdict:
     targets = sorted({name.rpartition(".")[2] for name in lora.target_modules})
     if lora.kind == "dora":
         return Verdict(engine="sglang", ok=False, reason="it refuses DoRA")
-    if lora.rank_stabilised:
-        return Verdict(engine="sglang", ok=False, reason="it ignores rank-stabilised scaling: answers would be wrong")
-    if not _has_one_scale(lora):
-        return Verdict(engine="sglang", ok=False, reason=SCALED_ALIKE)
     flags = ("--enable-lora", f"--max-lora-rank {_rank_on_disk(lora)}", f"--lora-target-modules {' '.join(targets)}")
     if unnamed := [target for target in targets if target not in SGLANG_TARGETS]:
         return Verdict(engine="sglang", ok=None, reason=f"whether it adapts layers named {', '.join(unnamed)} is not known", flags=flags)
@@ -85,8 +83,8 @@ def _sglang(lora: LoRAConfig, model_type: str) -> Verdict:
 def _llama_cpp(lora: LoRAConfig, model_type: str) -> Verdict:
     if lora.kind == "dora":
         return Verdict(engine="llama.cpp", ok=False, reason="its converter stops at DoRA's magnitudes")
-    if lora.rank_stabilised:
-        return Verdict(engine="llama.cpp", ok=False, reason="it does not know rank-stabilised scaling: answers would be wrong")
+    if not _has_one_rank(lora):
+        return Verdict(engine="llama.cpp", ok=False, reason=SCALED_BY_RANK)
     flags = ("--lora FILE.gguf",)
     if model_type not in LLAMA_CPP_CONVERTS:
         return Verdict(engine="llama.cpp", ok=None, reason=f"whether it converts {model_type!r} bases was not looked up", flags=flags)
@@ -100,6 +98,5 @@ def _rank_on_disk(lora: LoRAConfig) -> int:
     return 2 * rank if lora.kind == "pissa" else rank
 
 
-def _has_one_scale(lora: LoRAConfig) -> bool:
-    """Whether all layers are scaled alike."""
-    return len({round(lora.scale_of(name), 9) for name in lora.target_modules}) <= 1
+def _has_one_rank(lora: LoRAConfig) -> bool:
+    return len({lora.rank_of(name) for name in lora.target_modules}) <= 1

@@ -83,7 +83,7 @@ def _ending_so(endings: Sequence[str], names: Iterable[str], key: str) -> set[st
     unknown = [ending for ending, own in found.items() if not own]
     if unknown:
         there = sorted({name.rpartition(".")[2] for name in names})
-        raise ConfigError(f"`{key}`: there is no linear layer named {', '.join(map(repr, unknown))}; there are {', '.join(there)}")
+        raise ConfigError(f"`{key}`: the base has no linear layer named {', '.join(map(repr, unknown))}; it has {', '.join(there)}")
     return {name for own in found.values() for name in own}
 
 

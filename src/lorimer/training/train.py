@@ -170,6 +170,7 @@ def _begin(run: Run, base: Base, reference: LoRA | None) -> _Active:
         config=plan.optimizer,
         batches=iter(()),
         num_steps=plan.num_steps,
+        seed=plan.seed,
     )
     state = TrainingState(learner=learner)
     metrics = run.folder / "metrics.jsonl"
@@ -211,6 +212,7 @@ def _give_rows(learner: Learner, run: Run, base: Base, reference: LoRA | None) -
         tokens_per_micro_batch=plan.tokens_per_micro_batch,
         seed=plan.seed,
         start=learner.step,
+        share_prefixes=not plan.lora.dropout,  # each row's dropout is its own
     )
 
 
