@@ -13,6 +13,8 @@ from lorimer.errors import ConfigError
 Preset = Literal["classification", "extraction", "instruction", "style", "domain", "chat"]
 Metric = Literal["exact", "exact_json", "contains", "label"]
 Method = Literal["lora", "rslora", "lora_plus", "dora", "pissa", "full", "prompt_tuning", "prefix_tuning", "bottleneck"]
+COMPARISON_METHODS: tuple[Method, ...] = ("full", "prompt_tuning", "prefix_tuning", "bottleneck")
+"""Trained to be compared with adapters; what they make is neither registered nor served."""
 Quantisation = Literal["int8", "nf4"]
 Tracker = Literal["mlflow", "tensorboard", "wandb"]
 LANGUAGE_PATTERN = r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$"  # BCP 47, as far as examples are tagged with it

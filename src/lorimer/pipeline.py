@@ -9,16 +9,19 @@ Every step yields what it made, so that the caller shows progress and decides wh
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from lorimer.config import Recipe, home, read_recipe
+from lorimer.config import COMPARISON_METHODS, Recipe, home, read_recipe
 from lorimer.data.curate import resolve_dataset
 from lorimer.data.dataset import Dataset, read_dataset
 from lorimer.database import open_database
 from lorimer.errors import ConfigError, TrainingError
+from lorimer.evaluation.compare import ComparedRun, Comparison, refuse_unlike
 from lorimer.evaluation.evaluate import Answer, answers_of, ask
 from lorimer.evaluation.gates import GateResult, check
 from lorimer.evaluation.page import report_folder, write_report
 from lorimer.evaluation.report import EvalReport, build_report
+from lorimer.evaluation.statistics import compare_pairs, proportion_of
 from lorimer.evaluation.task import Task, task_from_dataset
 from lorimer.inference.engine import Engine, EngineConfig
 from lorimer.model.adapter import load_adapter
@@ -28,18 +31,29 @@ from lorimer.model.machine import probe
 from lorimer.registry.promotion import promote
 from lorimer.registry.records import AdapterVersion, Alias, NewVersion
 from lorimer.registry.registry import Registry, digest_of_folder
+from lorimer.training.comparison import ComparisonEvent, num_bytes_in, result_folder, score_run, train_comparison
+from lorimer.training.contenders import Scores
 from lorimer.training.loop import Mode
 from lorimer.training.plan import TrainingPlan, metric_of, plan
-from lorimer.training.runs import Run, open_run, read_run, reopen_run
+from lorimer.training.runs import Run, open_run, read_run, reopen_run, run_folder
 from lorimer.training.train import RunEvent, RunResult, train_run, train_runs
 
 EVALUATION_SEQUENCES = 96  # nobody waits for the first word, so wide batches: each step reads the base once for all of them
 
-Made = Dataset | Base | TrainingPlan | Run | RunEvent | Task | Answer | EvalReport | GateResult | AdapterVersion | Alias
+Made = Dataset | Base | TrainingPlan | Run | RunEvent | ComparisonEvent | Task | Answer | EvalReport | GateResult | AdapterVersion | Alias
 
 
 def build(recipe: Recipe) -> Iterator[Made]:
-    """From a recipe to a registered adapter version, promoted to champion if its gate says PASS."""
+    """From a recipe to a registered adapter version, promoted to champion if its gate says PASS.
+
+    Raises:
+        ConfigError: if the recipe's method makes no adapter that could be registered.
+    """
+    if recipe.method in COMPARISON_METHODS:
+        raise ConfigError(
+            f"method {recipe.method!r} is there for comparison, what it makes is not registered: "
+            "run it with `lorimer train` and put it beside an adapter's run with `lorimer runs compare`"
+        )
     # 1) examples -> an immutable dataset, the frozen base, a plan, a trained and registered adapter
     made: Made
     for made in train_recipes([recipe]):
@@ -65,12 +79,20 @@ def build(recipe: Recipe) -> Iterator[Made]:
 def train_recipes(recipes: Sequence[Recipe], *, mode: Mode = "strict") -> Iterator[Made]:
     """Train one adapter, or several over one resident base, and register each that succeeds.
 
+    A method that is there for comparison is trained alone, and what it makes is not registered.
+
     Raises:
-        ConfigError: if the recipes do not share a base.
+        ConfigError: if the recipes do not share a base, or one of several is there for comparison.
         TrainingError: if a single run cannot go on; in a pack the others go on, and the failure is yielded.
     """
+    compared = [recipe.method for recipe in recipes if recipe.method in COMPARISON_METHODS]
+    if compared and (len(recipes) > 1 or mode == "fused"):
+        raise ConfigError(f"method {compared[0]!r} is there for comparison and is trained alone: leave out `--packed`")
     datasets = [resolve_dataset(recipe) for recipe in recipes]
     yield from datasets
+    if compared:
+        yield from train_comparison(recipes[0], datasets[0])
+        return
     base = _load_shared_base(recipes)
     yield base
     runs = list[Run]()
@@ -89,9 +111,11 @@ def resume(run_id: str) -> Iterator[Made]:
         TrainingError: if it has ended, or if what it was planned on has changed.
     """
     recorded = read_run(run_id)
+    if recorded["method"] in COMPARISON_METHODS:
+        raise TrainingError(f"run {recorded['id']!r} cannot go on: method {recorded['method']!r} keeps no checkpoints; train again")
     if recorded["state"] == "succeeded":
         raise TrainingError(f"run {recorded['id']!r} has succeeded: its adapter is registered, there is nothing to resume")
-    recipe = read_recipe(home() / "runs" / recorded["id"] / "recipe.yaml")
+    recipe = read_recipe(run_folder(recorded["id"]) / "recipe.yaml")
     dataset = read_dataset(recorded["dataset_digest"])
     yield dataset
     base = load_base(recipe.base, quantisation=recipe.quantise)
@@ -99,6 +123,35 @@ def resume(run_id: str) -> Iterator[Made]:
     run = reopen_run(recorded["id"], recipe, plan(recipe, dataset, base), dataset, base)
     yield run
     yield from _train_and_register([run], base, "strict")
+
+
+def compare_runs(run_ids: Sequence[str]) -> Comparison:
+    """Put finished runs of any method side by side, each paired with the first on the test items; runs never scored are scored now.
+
+    Raises:
+        UsageError: if they are not on the same base and dataset; it says what differs.
+        TrainingError: if one has not succeeded.
+    """
+    recorded = [read_run(run_id) for run_id in run_ids]
+    refuse_unlike(recorded)
+    scores = [score_run(run["id"]) for run in recorded]
+    firsts = (None, *[scores[0]] * (len(scores) - 1))
+    lineage = {key: recorded[0][key] for key in ("base_name", "base_digest", "dataset_name", "dataset_digest")}
+    runs = tuple(_compared(run, own, first) for run, own, first in zip(recorded, scores, firsts, strict=True))
+    return Comparison(**lineage, num_items=len(scores[0].exact), runs=runs)
+
+
+def _compared(run: dict[str, Any], own: Scores, first: Scores | None) -> ComparedRun:
+    return ComparedRun(
+        run_id=run["id"],
+        name=run["adapter_name"],
+        method=run["method"],
+        exact=proportion_of(own.exact),
+        loss=own.loss,
+        against_first=None if first is None else compare_pairs(zip(own.exact, first.exact, strict=True)),
+        saved_bytes=num_bytes_in(result_folder(run_folder(run["id"]), run["method"])),
+        **{key: run["actual"][key] for key in ("num_parameters", "seconds", "peak_bytes")},
+    )
 
 
 def _train_and_register(runs: Sequence[Run], base: Base, mode: Mode) -> Iterator[Made]:

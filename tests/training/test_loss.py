@@ -68,12 +68,17 @@ def test_scores_are_losses_and_whether_greedy_decoding_agrees() -> None:
     torch.testing.assert_close(scores.losses, torch.nn.functional.cross_entropy(head.logits(hidden), targets, reduction="none"))
 
 
-def test_gradient_reaches_a_head_that_is_trained() -> None:
+@pytest.mark.parametrize("chunk_bytes", [10**9, 1])
+def test_gradient_reaches_a_head_that_is_trained(chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss, "CHUNK_BYTES", chunk_bytes)
     torch.manual_seed(0)
-    head, hidden, targets = small_head(), torch.randn(6, 8), torch.randint(0, 50, (6,))
+    head, hidden, targets, weights = small_head(), torch.randn(6, 8), torch.randint(0, 50, (6,)), torch.rand(6)
+    head.bias = torch.randn(50).requires_grad_()
     head.weight.requires_grad_()
-    total, _ = cross_entropy(hidden, head, targets, torch.ones(6))
-    total.backward()
-    again = head.weight.detach().clone().requires_grad_()
-    torch.nn.functional.cross_entropy(hidden @ again.T, targets, reduction="sum").backward()
-    torch.testing.assert_close(head.weight.grad, again.grad, rtol=1e-5, atol=1e-6)
+    total, _ = cross_entropy(hidden, head, targets, weights)
+    (0.5 * total).backward()
+    weight, bias = (part.detach().clone().requires_grad_() for part in (head.weight, head.bias))
+    each = torch.nn.functional.cross_entropy(hidden @ weight.T + bias, targets, reduction="none")
+    (0.5 * (each * weights).sum()).backward()
+    torch.testing.assert_close(head.weight.grad, weight.grad, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(head.bias.grad, bias.grad, rtol=1e-5, atol=1e-6)

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from lorimer import __version__
-from lorimer.cli import adapters, chat, data, doctor, evaluate, init, plan, quickstart, serve, train
+from lorimer.cli import adapters, chat, data, doctor, evaluate, init, plan, quickstart, runs, serve, train
 from lorimer.cli.console import error_console
 from lorimer.errors import LorimerError
 
@@ -26,6 +26,7 @@ for command in (quickstart.quickstart, init.init, plan.plan, train.train, evalua
     app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(runs.app, name="runs")
 
 
 @app.callback(invoke_without_command=True)

@@ -16,6 +16,7 @@ from lorimer.evaluation.task import Task
 from lorimer.model.base import Base
 from lorimer.pipeline import Made
 from lorimer.registry.records import AdapterVersion, Alias
+from lorimer.training.comparison import ComparisonResult, ComparisonRun
 from lorimer.training.inspection import mask_markup
 from lorimer.training.loop import RunFailure, StepMetrics
 from lorimer.training.plan import TrainingPlan, describe
@@ -36,8 +37,10 @@ def show_progress(things: Iterable[Made], *, quiet: bool = False) -> Iterator[Ma
                 case StepMetrics():
                     note = f"loss {made.loss:.3f}, {made.tokens_per_second:.0f} tokens/s"
                     _advance(progress, bars, f"Training {names[made.run_id]}", made.num_steps, note, upto=made.step)
-                case Run():
+                case Run() | ComparisonRun():
                     names[made.id] = made.adapter_name if made.adapter_name not in names.values() else f"{made.adapter_name} ({made.id})"
+                    if isinstance(made, ComparisonRun):
+                        _advance(progress, bars, "Loading base", 1, "")
                 case Task():
                     _advance(progress, bars, "Evaluating base and adapter", 2 * len(made.samples), "", by=0)
                 case Answer():
@@ -61,7 +64,7 @@ def show(made: Made) -> None:
             error_console.print(f"Base {made.name!r}: {made.num_parameters / 1e6:.0f}M parameters, {made.dtype}", highlight=False)
         case TrainingPlan():
             show_plan(made)
-        case Run():
+        case Run() | ComparisonRun():
             error_console.print(f"Run {made.id}  ->  {made.folder}", highlight=False)
         case Validation():
             best = ", the best yet" if made.is_best else ""
@@ -80,6 +83,12 @@ def show(made: Made) -> None:
         case RunResult():
             minutes, memory = made.seconds / 60, made.peak_bytes / 1e9
             error_console.print(f"Trained {made.num_steps} steps in {minutes:.1f} minutes, {memory:.1f} GB at most", highlight=False)
+        case ComparisonResult():
+            minutes, memory, size = made.seconds / 60, made.peak_bytes / 1e9, made.saved_bytes / 1e6
+            error_console.print(f"Trained {made.num_steps} steps in {minutes:.1f} minutes, {memory:.1f} GB at most", highlight=False)
+            error_console.print(
+                f"Not registered: {made.method!r} is there for comparison. {size:.1f} MB  ->  {made.result_folder}", highlight=False
+            )
         case EvalReport():
             error_console.print(f"Report  ->  {report_folder(made.digest) / 'report.html'}", highlight=False)
         case GateResult():

@@ -22,6 +22,7 @@ def train(
     from lorimer.cli.show import show_progress
     from lorimer.pipeline import train_recipes
     from lorimer.registry.records import AdapterVersion
+    from lorimer.training.comparison import ComparisonResult
     from lorimer.training.loop import Mode, RunFailure
     from lorimer.training.train import RunResult
 
@@ -34,12 +35,16 @@ def train(
     results = [thing for thing in made if isinstance(thing, RunResult)]
     versions = [thing for thing in made if isinstance(thing, AdapterVersion)]
     failures = [thing for thing in made if isinstance(thing, RunFailure)]
+    compared = [thing for thing in made if isinstance(thing, ComparisonResult)]
     if as_json:
         done = [{**result.to_json(), **version.to_json()} for result, version in zip(results, versions, strict=True)]
+        done += [result.to_json() for result in compared]
         failed = [{"run": failure.run_id, "step": failure.step, "reason": failure.reason} for failure in failures]
-        print_json(done[0] if len(recipes) == 1 else {"runs": done, "failures": failed})
+        print_json(done[0] if len(recipes) == len(done) == 1 else {"runs": done, "failures": failed})
     else:
         for version in versions:
             console.print(f"Next: lorimer evaluate {version.id}", highlight=False)
+        for result_ in compared:
+            console.print(f"Next: lorimer runs compare RUN {result_.run_id}", highlight=False)
     if failures:
         raise typer.Exit(1)

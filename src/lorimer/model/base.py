@@ -20,7 +20,7 @@ from lorimer.errors import EngineError, IntegrityError, NotFoundError
 from lorimer.model.attention import IMPLEMENTATION, PackedSegments, Segments, whole
 from lorimer.model.chat import Renderer
 from lorimer.model.lora import AdapterRows, LoRALinear, Routing
-from lorimer.model.machine import probe
+from lorimer.model.machine import give_back_freed_memory, probe
 from lorimer.model.mlp import replace_gated_mlps
 from lorimer.model.norm import replace_norms
 from lorimer.model.quantised import quantise
@@ -55,7 +55,7 @@ class Base:
     def __init__(self, *, name: str, digest: str, model: PreTrainedModel, tokenizer: Any) -> None:
         self.name, self.digest = name, digest
         self.model = model.eval().requires_grad_(False)
-        self.renderer = Renderer(tokenizer, end_ids=_end_ids(model))
+        self.renderer = Renderer(tokenizer, end_ids=end_ids_of(model))
         expected = _probe(model)
         self._num_parameters = sum(int(p.numel()) for p in model.parameters())
         self.routing = Routing()
@@ -226,6 +226,7 @@ def load_base(name: str, *, dtype: torch.dtype | None = None, quantisation: Quan
     base = Base(name=name, digest=digest, model=model.to(machine.device), tokenizer=tokenizer)
     if quantisation is not None:
         base.quantise(quantisation)
+    give_back_freed_memory()
     return base
 
 
@@ -301,7 +302,7 @@ def replace_linears(model: PreTrainedModel, routing: Routing) -> dict[str, LoRAL
     return layers
 
 
-def _end_ids(model: PreTrainedModel) -> set[int]:
+def end_ids_of(model: PreTrainedModel) -> set[int]:
     """The ids the model's own files name as end of sequence."""
     found: set[int] = set()
     for config in (model.generation_config, model.config):

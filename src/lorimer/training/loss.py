@@ -27,10 +27,10 @@ class TokenScores:
 def cross_entropy(hidden: Tensor, head: Head, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """hidden (N, h), targets and weights (N) -> the weighted sum of negative log-likelihoods, and each of them (N), without gradient.
 
-    Gradients reach `hidden`, and the head's weight where that is trained. Weights are float32: one over the number of supervised
+    Gradients reach `hidden`, and the head's weight and bias where they are trained. Weights are float32: one over the number of supervised
     tokens of the step the token belongs to makes the sum a mean, whatever else is in the batch.
     """
-    total, losses = _CrossEntropy.apply(hidden, head.weight, targets, weights, head)  # type: ignore[no-untyped-call]
+    total, losses = _CrossEntropy.apply(hidden, head.weight, head.bias, targets, weights, head)  # type: ignore[no-untyped-call]
     return total, losses
 
 
@@ -56,31 +56,35 @@ def score_tokens(hidden: Tensor, head: Head, targets: Tensor) -> TokenScores:
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, weights: Tensor, head: Head
+    ) -> tuple[Tensor, Tensor]:
         losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden)
         d_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        d_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
         chunks = _chunks(hidden, head)
-        buffer = hidden.new_empty(chunks[0].stop if chunks else 0, weight.shape[0])
+        buffer = _buffer(chunks[0].stop if chunks else 0, weight)
         for own in chunks:
             rows = hidden[own]
             logits = torch.mm(rows, weight.T, out=buffer[: len(rows)])  # (n, V), overwritten by its own gradient
-            if head.bias is not None:
-                logits += head.bias
+            if bias is not None:
+                logits += bias
             losses[own] = _softmax_gradient(logits, targets[own], head)
             torch.mm(logits, weight, out=gradient[own])
             if d_weight is not None:
                 d_weight.addmm_(logits.T, rows * weights[own, None].to(rows.dtype))
+            if d_bias is not None:
+                d_bias.addmv_(logits.T, weights[own].to(logits.dtype))
         gradient *= weights[:, None].to(gradient.dtype)
-        ctx.save_for_backward(gradient, d_weight)
+        ctx.save_for_backward(gradient, d_weight, d_bias)
         ctx.mark_non_differentiable(losses)
         return torch.dot(losses, weights), losses
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        gradient, d_weight = ctx.saved_tensors
-        slope = grads[0].to(gradient.dtype)
-        return gradient * slope, None if d_weight is None else d_weight * slope, None, None, None
+        slope = grads[0].to(ctx.saved_tensors[0].dtype)
+        return *(None if gradient is None else gradient * slope for gradient in ctx.saved_tensors), None, None, None
 
 
 class _LogLikelihoods(torch.autograd.Function):
@@ -98,6 +102,17 @@ class _LogLikelihoods(torch.autograd.Function):
             total, _ = cross_entropy(again, ctx.head, targets, -grads[0])
         (gradient,) = torch.autograd.grad(total, again)
         return gradient, None, None
+
+
+_BUFFERS: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+
+
+def _buffer(num_rows: int, weight: Tensor) -> Tensor:
+    """(at least num_rows, V), the same in every step: buffers of ever other sizes leave holes in memory too small for the next one."""
+    key = weight.shape[0], weight.dtype, weight.device
+    if key not in _BUFFERS or len(_BUFFERS[key]) < num_rows:
+        _BUFFERS[key] = torch.empty(1 << max(0, num_rows - 1).bit_length(), weight.shape[0], dtype=weight.dtype, device=weight.device)
+    return _BUFFERS[key]
 
 
 def _chunks(hidden: Tensor, head: Head) -> list[slice]:

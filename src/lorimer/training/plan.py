@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from lorimer.config import Method, Metric, Recipe
+from lorimer.config import COMPARISON_METHODS, Method, Metric, Recipe
 from lorimer.data.dataset import Dataset
 from lorimer.errors import ConfigError, TrainingError
 from lorimer.model.base import Base
@@ -147,12 +147,12 @@ def plan(recipe: Recipe, dataset: Dataset, base: Base, progress: Callable[[int, 
     # 1) what is adapted, and how
     lora = _lora(recipe, base, len(dataset.train), reasons)
     optimizer = OptimizerConfig(
-        learning_rate=_choose(reasons, "learning_rate", recipe.learning_rate, *_learning_rate(recipe, base)),
+        learning_rate=choose(reasons, "learning_rate", recipe.learning_rate, *learning_rate_for(recipe, base.num_parameters)),
         b_rate_ratio=B_RATE_RATIO if recipe.method == "lora_plus" else 1.0,
     )
     num_parameters = _num_parameters(lora, base)
     # 2) what is learned from
-    max_len = _max_len(recipe, base)
+    max_len = max_len_for(recipe, base.name, base.max_len)
     report = inspect(dataset, base.renderer, max_len=max_len, num_parameters=num_parameters, progress=progress)
     if not report.num_rows:
         raise TrainingError(
@@ -166,9 +166,7 @@ def plan(recipe: Recipe, dataset: Dataset, base: Base, progress: Callable[[int, 
         raise ConfigError(
             f"dataset {dataset.name!r} has {has}: `preference:` in the recipe goes with rows that have both, and only with them"
         )
-    batch_size = min(_choose(reasons, "batch_size", recipe.batch_size, 16, "adapters learn better from small batches"), report.num_rows)
-    epochs = _choose(reasons, "epochs", recipe.epochs, *_epochs(report.num_rows)) if recipe.steps is None else 0.0
-    num_steps = recipe.steps or max(1, round(epochs * report.num_rows / batch_size))
+    batch_size, num_steps = steps_for(recipe, report.num_rows, reasons)
     # 3) what its steps compute and keep, from their real rows, and how long that takes here
     work = Work(base=base, lora=lora, report=report, batch_size=batch_size, num_steps=num_steps, seed=recipe.seed)
     from_layer = frozen_layer(work, machine)
@@ -221,12 +219,12 @@ def _lora(recipe: Recipe, base: Base, num_rows: int, reasons: dict[str, str]) ->
     why = preset.why if preset.rank >= floor else f"{num_rows} rows are more than rank {preset.rank} should hold"
     given = None if recipe.rank == "auto" else recipe.rank
     chosen = (AUTO_RANK, "the highest to begin with, cut down after training") if recipe.rank == "auto" else (max(preset.rank, floor), why)
-    rank = _choose(reasons, "rank", given, *chosen)
+    rank = choose(reasons, "rank", given, *chosen)
     ranks = ranks_by_name(recipe.rank_pattern, targets)
     refuse_impossible_ranks({name: ranks.get(name, rank) for name in targets}, base.layers)
     return LoRAConfig(
         rank=rank,
-        alpha=_choose(reasons, "alpha", recipe.alpha, ALPHA, "fixed: the best learning rate then hardly depends on the rank"),
+        alpha=choose(reasons, "alpha", recipe.alpha, ALPHA, "fixed: the best learning rate then hardly depends on the rank"),
         target_modules=targets,
         ranks=ranks,
         kind="dora" if recipe.method == "dora" else "pissa" if recipe.method == "pissa" else "lora",
@@ -237,6 +235,8 @@ def _lora(recipe: Recipe, base: Base, num_rows: int, reasons: dict[str, str]) ->
 
 def _refuse_contradictions(recipe: Recipe) -> None:
     """What each makes sense alone and not together."""
+    if recipe.method in COMPARISON_METHODS:
+        raise ConfigError(f"method {recipe.method!r} is there for comparison and is not planned: `lorimer train` runs it")
     if recipe.dropout and (recipe.method == "dora" or recipe.preference):
         raise ConfigError(f"`dropout` does not go with {'`preference`' if recipe.preference else 'DoRA'} here: leave it out")
     if recipe.rank == "auto" and (recipe.rank_pattern or recipe.method == "dora" or recipe.preference):
@@ -252,7 +252,7 @@ def _num_parameters(lora: LoRAConfig, base: Base) -> int:
     return num + (sum(layer.out_features for _, layer in layers) if lora.kind == "dora" else 0)
 
 
-def _choose(reasons: dict[str, str], name: str, given: Any, chosen: Any, why: str) -> Any:
+def choose(reasons: dict[str, str], name: str, given: Any, chosen: Any, why: str) -> Any:
     """The recipe's value, else ours with its reason."""
     if given is not None:
         reasons[name] = "given in the recipe"
@@ -261,19 +261,39 @@ def _choose(reasons: dict[str, str], name: str, given: Any, chosen: Any, why: st
     return chosen
 
 
-def _max_len(recipe: Recipe, base: Base) -> int:
-    if recipe.max_len is not None and recipe.max_len > base.max_len:
-        raise ConfigError(f"`max_len` is {recipe.max_len}, but base {base.name!r} reads at most {base.max_len} tokens")
-    return recipe.max_len or min(base.max_len, 2048)
+class Steps(NamedTuple):
+    """How a run goes through its rows."""
+
+    batch_size: int
+    num_steps: int
 
 
-def _learning_rate(recipe: Recipe, base: Base) -> tuple[float, str]:
+def steps_for(recipe: Recipe, num_rows: int, reasons: dict[str, str]) -> Steps:
+    """The recipe's, or as many as rows are to be seen."""
+    batch_size = min(choose(reasons, "batch_size", recipe.batch_size, 16, "adapters learn better from small batches"), num_rows)
+    epochs = choose(reasons, "epochs", recipe.epochs, *_epochs(num_rows)) if recipe.steps is None else 0.0
+    return Steps(batch_size, recipe.steps or max(1, round(epochs * num_rows / batch_size)))
+
+
+def max_len_for(recipe: Recipe, base_name: str, longest: int) -> int:
+    """The recipe's, or what the base reads, within reason.
+
+    Raises:
+        ConfigError: if the recipe asks for more than the base reads.
+    """
+    if recipe.max_len is not None and recipe.max_len > longest:
+        raise ConfigError(f"`max_len` is {recipe.max_len}, but base {base_name!r} reads at most {longest} tokens")
+    return recipe.max_len or min(longest, 2048)
+
+
+def learning_rate_for(recipe: Recipe, num_parameters: int) -> tuple[float, str]:
+    """For adapters on a base of so many parameters, and why."""
     preset = PRESETS[recipe.preset]
     if recipe.preference is not None:
         return 2e-5, "preferences are learned with small steps: the field's rate for adapters"
     if recipe.method == "pissa":
         return 2e-4, "an adapter that begins with the base's principal parts needs a lower rate (arXiv:2602.04998)"
-    if base.num_parameters < SMALL_BASE:
+    if num_parameters < SMALL_BASE:
         rate, why = 1e-3, "the best rate for adapters on bases below 2B parameters, ten times full fine-tuning's"
     else:
         rate, why = 3e-4, "the best rate for adapters on bases of 2B parameters and more, ten times full fine-tuning's"
