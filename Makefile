@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test check install lock format size clean test-quality help
+.PHONY: quickstart test check install lock format size clean test-quality bench-train bench-claims bench-xsid bench-plan help
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -24,17 +24,34 @@ test: $(INSTALLED) ## the tests (no network, no downloads)
 	$(BIN)/pytest
 
 check: $(INSTALLED) ## lint, format, types, import contract
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 test-quality: $(INSTALLED) ## the slow ones: the real base learns the help desk
 	$(BIN)/pytest -m real_base
 
+bench-train: $(INSTALLED) .venv-peers ## training beside TRL and a tuned PEFT loop; most of an hour
+	$(BIN)/python bench/train.py
+
+bench-claims: $(INSTALLED) ## what is said about LoRA beside what is measured; half an hour
+	$(BIN)/python bench/claims.py
+
+bench-xsid: $(INSTALLED) ## intents in five languages; ten minutes
+	$(BIN)/python bench/xsid.py
+
+bench-plan: $(INSTALLED) ## plans beside what their runs then needed; ten minutes
+	$(BIN)/python bench/plan.py
+
+.venv-peers: bench/peers.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-peers/bin/pip install --quiet --disable-pip-version-check -r bench/peers.txt
+
 format: $(INSTALLED) ## put the source in its form
-	$(BIN)/ruff check --fix src tests
-	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix src tests bench
+	$(BIN)/ruff format src tests bench
 
 lock: ## pin what a fresh environment resolves to
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
@@ -47,4 +64,4 @@ size: ## lines of each room, source and tests
 	@printf '%-16s %6s\n' tests $$(find tests -name '*.py' | xargs cat | wc -l)
 
 clean: ## remove what make made
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/lorimer.egg-info
+	rm -rf .venv .venv-peers bench/.work .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/lorimer.egg-info

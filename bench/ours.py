@@ -34,7 +34,8 @@ POLICY = (
 def rows_of(base: Base, path: str, num_rows: int, prefix_tokens: int) -> list[Rendered]:
     """banking77 as the peers' scripts shape it; with `prefix_tokens`, after a policy of about so many tokens."""
     random.seed(0)
-    rows = list(csv.DictReader(open(path, encoding="utf-8")))
+    with open(path, encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
     random.shuffle(rows)
     tokenizer = base.renderer.tokenizer
     labels = ", ".join(sorted({row["category"] for row in rows}))
@@ -53,7 +54,12 @@ def learner(base: Base, rows: list[Rendered], args: argparse.Namespace, seed: in
     lora = initialise(LoRAConfig(rank=16, alpha=32.0, target_modules=tuple(base.layers)), base.layers, seed)
     config = OptimizerConfig(learning_rate=5e-4)
     steps = batches(
-        rows, batch_size=args.batch, num_steps=args.steps, tokens_per_micro_batch=args.micro_batch, seed=seed, share_prefixes=not args.unshared
+        rows,
+        batch_size=args.batch,
+        num_steps=args.steps,
+        tokens_per_micro_batch=args.micro_batch,
+        seed=seed,
+        share_prefixes=not args.unshared,
     )
     return Learner(
         run_id=str(seed), lora=lora, optimizer=make_optimizer(lora, config), config=config, batches=steps, num_steps=args.steps, seed=seed
@@ -90,7 +96,9 @@ def main() -> None:
                 tokens, supervised = tokens + event.num_tokens, supervised + event.num_supervised
                 rates.append(event.tokens_per_second)
         seconds += time.perf_counter() - clock
-    operations = flops(base.model.config.get_text_config(), learners[0].lora.config, row_len=round(tokens / (args.steps - SKIP) / args.batch))
+    operations = flops(
+        base.model.config.get_text_config(), learners[0].lora.config, row_len=round(tokens / (args.steps - SKIP) / args.batch)
+    )
     achieved = operations.total(tokens, supervised) / seconds
     print(
         json.dumps(

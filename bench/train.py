@@ -94,7 +94,9 @@ def measure_packed(model: Path, batch: int) -> list[Row]:
         for metric, unit in (("seconds", "s"), ("tokens_per_second", "tokens/s"), ("peak_rss_gb", "GB")):
             rows.append(Row(system=system, case=f"8 adapters, batch {batch}", metric=metric, value=values[metric], unit=unit))
     one = ours(model, "--batch", str(batch), "--steps", "8")
-    rows.append(Row(system="lorimer, one adapter", case=f"8 adapters, batch {batch}", metric="peak_rss_gb", value=one["peak_rss_gb"], unit="GB"))
+    rows.append(
+        Row(system="lorimer, one adapter", case=f"8 adapters, batch {batch}", metric="peak_rss_gb", value=one["peak_rss_gb"], unit="GB")
+    )
     return rows
 
 
@@ -119,7 +121,9 @@ def main() -> None:
     ratios = ratios_of(medians, args.cases)
     write_results("train", medians, ratios)
     speeds = {f"{row.system}, {row.case}": row.value for row in medians if row.metric == "tokens_per_second" and row.case in models}
-    draw_bars("train", "Training: rank 16 on all linear layers, banking77, 16 rows a step", "tokens/s", speeds, note="median of repeats in turns")
+    draw_bars(
+        "train", "Training: rank 16 on all linear layers, banking77, 16 rows a step", "tokens/s", speeds, note="median of repeats in turns"
+    )
     for name, ratio in ratios.items():
         print(f"{name:40} {ratio:.3f}")
 

@@ -35,8 +35,8 @@ def test_pipeline_ends_with_a_promoted_version(recipe: Path) -> None:
     made = list(build(read_recipe(recipe)))
     kinds = [type(thing).__name__ for thing in made]
     assert list(dict.fromkeys(kinds)) == [
-        "Dataset", "Base", "TrainingPlan", "Run", "StepMetrics", "RunResult", "AdapterVersion", "Task", "Answer", "EvalReport", "GateResult",
-        "Alias",
+        "Dataset", "Base", "TrainingPlan", "Run", "StepMetrics", "RunResult", "AdapterVersion", "Task", "Answer", "EvalReport",
+        "GateResult", "Alias",
     ]  # fmt: skip
     report = next(thing for thing in made if isinstance(thing, EvalReport))
     assert (report.base_score.value, report.adapter_score.value) == (0.0, 1.0)

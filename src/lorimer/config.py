@@ -1,6 +1,8 @@
 """The home folder and the recipe: YAML read strictly, unknown keys refused, every problem named at once."""
 
 import os
+import re
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -17,6 +19,7 @@ COMPARISON_METHODS: tuple[Method, ...] = ("full", "prompt_tuning", "prefix_tunin
 """Trained to be compared with adapters; what they make is neither registered nor served."""
 Quantisation = Literal["int8", "nf4"]
 Tracker = Literal["mlflow", "tensorboard", "wandb"]
+UNION_TAG = re.compile(r"constrained-|literal\[|list\[|str$|int$")  # what pydantic puts in the place of a key of several kinds
 LANGUAGE_PATTERN = r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$"  # BCP 47, as far as examples are tagged with it
 
 
@@ -156,7 +159,7 @@ def parse_recipe(value: Any, source: str) -> Recipe:
     try:
         return Recipe.model_validate(value)
     except ValidationError as exc:
-        problems = "; ".join(_describe(error) for error in exc.errors())
+        problems = "; ".join(_describe_all(exc.errors()))
         raise ConfigError(f"recipe {source!r}: {problems}") from exc
 
 
@@ -165,8 +168,17 @@ def recipe_yaml(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(exclude_defaults=True, mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _describe(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
+def _describe_all(errors: Iterable[Any]) -> list[str]:
+    """One sentence a key: where a key may be of several kinds, each kind's complaint is an alternative."""
+    sentences: dict[str, str] = {}
+    for error in errors:
+        key = ".".join(str(part) for part in error["loc"] if not UNION_TAG.match(str(part)))
+        sentence = _describe(error, key)
+        sentences[key] = f"{sentences[key].partition(', found ')[0]}, or {sentence.partition(': ')[2]}" if key in sentences else sentence
+    return list(sentences.values())
+
+
+def _describe(error: Any, key: str) -> str:
     if error["type"] == "extra_forbidden":
         known = _keys_beside(error["loc"])
         near = get_close_matches(str(error["loc"][-1]), known, n=1)
