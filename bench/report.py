@@ -42,6 +42,28 @@ def median_rows(rows: Sequence[Row]) -> list[Row]:
     return [Row(system=s, case=c, metric=m, value=statistics.median(values), unit=u) for (s, c, m, u), values in groups.items()]
 
 
+def keep_rows(name: str, rows: Sequence[Row]) -> None:
+    """Add to what this commit measured, so that a benchmark can be repeated in pieces."""
+    path = _kept(name)
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
+
+
+def kept_rows(name: str) -> list[Row]:
+    """All that this commit measured."""
+    with _kept(name).open(encoding="utf-8") as file:
+        return [Row(**json.loads(line)) for line in file]
+
+
+def _kept(name: str) -> Path:
+    return RESULTS.parent / ".work" / f"{name}-{_commit()}.jsonl"
+
+
+def _commit() -> str:
+    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+
+
 def value_of(rows: Sequence[Row], system: str, case: str, metric: str) -> float:
     """One figure."""
     return next(row.value for row in rows if (row.system, row.case, row.metric) == (system, case, metric))
@@ -50,11 +72,10 @@ def value_of(rows: Sequence[Row], system: str, case: str, metric: str) -> float:
 def write_results(name: str, rows: Sequence[Row], ratios: Mapping[str, float | str | None]) -> None:
     """`bench/results/NAME.json`."""
     RESULTS.mkdir(exist_ok=True)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     machine = probe()
     value = {
         "machine": f"{machine.name}, {machine.memory_bytes / 1e9:.0f} GB",
-        "commit": commit,
+        "commit": _commit(),
         "rows": [{**asdict(row), "value": round(row.value, 6)} for row in rows],
         "ratios": {key: round(ratio, 4) if isinstance(ratio, float) else ratio for key, ratio in ratios.items()},
     }

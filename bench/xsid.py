@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--labels", action="store_true", help="begin every row with the list of intents")
     parser.add_argument("--dry", action="store_true", help="print, but write no results")
     args = parser.parse_args()
@@ -59,9 +60,13 @@ def main() -> None:
     system = f"Say which intent the request has: {', '.join(sorted({intent for _, intent in pairs}))}." if args.labels else ""
     rows = render(base, pairs, system)
     num_steps = round(args.epochs * len(rows) / args.batch)
-    lora = initialise(LoRAConfig(rank=args.rank, alpha=32.0, target_modules=tuple(base.layers)), base.layers, args.seed)
+    lora = initialise(
+        LoRAConfig(rank=args.rank, alpha=32.0, target_modules=tuple(base.layers), dropout=args.dropout), base.layers, args.seed
+    )
     config = OptimizerConfig(learning_rate=args.rate)
-    steps = batches(rows, batch_size=args.batch, num_steps=num_steps, tokens_per_micro_batch=2048, seed=args.seed)
+    steps = batches(
+        rows, batch_size=args.batch, num_steps=num_steps, tokens_per_micro_batch=2048, seed=args.seed, share_prefixes=not args.dropout
+    )
     learner = Learner(run_id="xsid", lora=lora, optimizer=make_optimizer(lora, config), config=config, batches=steps, num_steps=num_steps)
     start = time.perf_counter()
     for event in train(base, [learner]):

@@ -13,8 +13,8 @@ from lorimer.inference.sequence import Sequence
 from lorimer.model.base import load_base
 from lorimer.model.lora import LoRAConfig, initialise
 from lorimer.training.batching import batches
-from lorimer.training.loop import train
-from lorimer.training.optim import OptimizerConfig
+from lorimer.training.loop import Learner, StepMetrics, train
+from lorimer.training.optim import OptimizerConfig, make_optimizer
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -26,7 +26,9 @@ def test_trains_and_answers_on_the_device(tmp_path: Path) -> None:
     lora = initialise(LoRAConfig(rank=4, alpha=8, target_modules=tuple(base.layers)), base.layers, seed=0)
     rows = [base.renderer.render([Message(role="user", content=f"q{i}"), Message(role="assistant", content="a")]) for i in range(8)]
     steps = batches(rows, batch_size=4, num_steps=5, tokens_per_micro_batch=64, seed=0)
-    metrics = list(train(base, lora, steps, OptimizerConfig(learning_rate=1e-2), 5))
+    config = OptimizerConfig(learning_rate=1e-2)
+    learner = Learner(run_id="", lora=lora, optimizer=make_optimizer(lora, config), config=config, batches=steps, num_steps=5)
+    metrics = [event for event in train(base, [learner]) if isinstance(event, StepMetrics)]
     assert metrics[-1].loss < metrics[0].loss
     engine = Engine(base)
     engine.adapters.add("aa", random_lora(base))

@@ -55,7 +55,7 @@ def plan(
 
 
 def _plan_recipe(path: Path, as_json: bool) -> None:
-    from lorimer.cli.show import show_plan, show_samples
+    from lorimer.cli.show import show
     from lorimer.data.curate import resolve_dataset
     from lorimer.model.base import load_base
     from lorimer.training.plan import plan as make_plan
@@ -70,5 +70,4 @@ def _plan_recipe(path: Path, as_json: bool) -> None:
         print_json({**names, **plan_.to_json()})
     else:
         console.print(f"Plan for adapter {recipe.name or dataset.name!r} on base {base.name!r}, from dataset {dataset.name!r}")
-        show_plan(plan_)
-        show_samples(plan_)
+        show(plan_)

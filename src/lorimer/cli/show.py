@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from rich.progress import Progress, TaskID
 from rich.table import Table
+from rich.text import Text
 
 from lorimer.cli.console import console, error_console, progress_bar
 from lorimer.data.dataset import Dataset
@@ -24,6 +25,7 @@ from lorimer.training.rank import RankChoice
 from lorimer.training.runs import Run
 from lorimer.training.train import RunResult, Validation
 
+SHOWN_HEAD, SHOWN_TAIL = 300, 700  # characters of a long row: its end is what is learned
 STYLES = {"stop": "bold red", "warn": "yellow"}
 
 
@@ -64,6 +66,7 @@ def show(made: Made) -> None:
             error_console.print(f"Base {made.name!r}: {made.num_parameters / 1e6:.0f}M parameters, {made.dtype}", highlight=False)
         case TrainingPlan():
             show_plan(made)
+            show_samples(made)
         case Run() | ComparisonRun():
             error_console.print(f"Run {made.id}  ->  {made.folder}", highlight=False)
         case Validation():
@@ -113,7 +116,9 @@ def show_samples(plan: TrainingPlan) -> None:
     """Three rows as the model sees them: what is learned in bold green."""
     for sample in plan.report.samples:
         error_console.print(f"\n{sample.source}, {sample.num_tokens} tokens:", style="bold", highlight=False)
-        error_console.print(mask_markup(sample), highlight=False)
+        text = mask_markup(sample)
+        whole = len(text) <= SHOWN_HEAD + SHOWN_TAIL
+        error_console.print(text if whole else Text.assemble(text[:SHOWN_HEAD], " [...] ", text[-SHOWN_TAIL:]), highlight=False)
 
 
 def show_report(report: EvalReport, gate: GateResult) -> None:

@@ -218,8 +218,9 @@ def _lora(recipe: Recipe, base: Base, num_rows: int, reasons: dict[str, str]) ->
     floor = 16 if num_rows < 5_000 else 32 if num_rows < 50_000 else 64
     why = preset.why if preset.rank >= floor else f"{num_rows} rows are more than rank {preset.rank} should hold"
     given = None if recipe.rank == "auto" else recipe.rank
+    narrowest = min(min(base.layers[name].in_features, base.layers[name].out_features) for name in targets)
     chosen = (AUTO_RANK, "the highest to begin with, cut down after training") if recipe.rank == "auto" else (max(preset.rank, floor), why)
-    rank = choose(reasons, "rank", given, *chosen)
+    rank = choose(reasons, "rank", given, min(chosen[0], narrowest), chosen[1])
     ranks = ranks_by_name(recipe.rank_pattern, targets)
     refuse_impossible_ranks({name: ranks.get(name, rank) for name in targets}, base.layers)
     return LoRAConfig(
