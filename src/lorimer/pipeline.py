@@ -27,7 +27,7 @@ from lorimer.inference.engine import Engine, EngineConfig
 from lorimer.model.adapter import load_adapter
 from lorimer.model.base import Base, load_base
 from lorimer.model.lora import LoRA
-from lorimer.model.machine import probe
+from lorimer.model.machine import prepare_for_many_shapes, probe
 from lorimer.registry.promotion import promote
 from lorimer.registry.records import AdapterVersion, Alias, NewVersion
 from lorimer.registry.registry import Registry, digest_of_folder
@@ -93,6 +93,8 @@ def train_recipes(recipes: Sequence[Recipe], *, mode: Mode = "strict") -> Iterat
     if compared:
         yield from train_comparison(recipes[0], datasets[0])
         return
+    if len(recipes) > 1:
+        prepare_for_many_shapes()
     base = _load_shared_base(recipes)
     yield base
     runs = list[Run]()

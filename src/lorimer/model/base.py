@@ -20,7 +20,7 @@ from lorimer.errors import EngineError, IntegrityError, NotFoundError
 from lorimer.model.attention import IMPLEMENTATION, PackedSegments, Segments, whole
 from lorimer.model.chat import Renderer
 from lorimer.model.lora import AdapterRows, LoRALinear, Routing
-from lorimer.model.machine import give_back_freed_memory, probe
+from lorimer.model.machine import Machine, give_back_freed_memory, probe
 from lorimer.model.mlp import replace_gated_mlps
 from lorimer.model.norm import replace_norms
 from lorimer.model.quantised import quantise
@@ -28,6 +28,7 @@ from lorimer.model.shipped import MANIFEST, SHIPPED, prepare
 from lorimer.storage import digest_of, digest_of_file
 
 NUM_PROBE_TOKENS = 4
+SHARE_IN_FEW_BITS: dict[Quantisation, float] = {"int8": 0.55, "nf4": 0.35}  # of 16 bits, the head and embeddings as they are
 
 
 class Head:
@@ -212,11 +213,12 @@ def load_base(name: str, *, dtype: torch.dtype | None = None, quantisation: Quan
 
     Raises:
         NotFoundError: if there is none of that name.
+        EngineError: if this machine's memory cannot hold it; said before anything is read.
         IntegrityError: if its files are not those that were prepared.
     """
-    folder = find_base(name)
+    folder, machine = find_base(name), probe()
+    _refuse_too_large(name, folder, machine, quantisation)
     digest = digest_of_base(folder)
-    machine = probe()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -228,6 +230,19 @@ def load_base(name: str, *, dtype: torch.dtype | None = None, quantisation: Quan
         base.quantise(quantisation)
     give_back_freed_memory()
     return base
+
+
+def _refuse_too_large(name: str, folder: Path, machine: Machine, quantisation: Quantisation | None) -> None:
+    """By the size of its files, which hold 16 bits a weight as the machine will."""
+    num_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    held = num_bytes * (SHARE_IN_FEW_BITS[quantisation] if quantisation else 1)
+    if held > machine.memory_bytes:
+        fits = [kind for kind, share in SHARE_IN_FEW_BITS.items() if num_bytes * share < machine.memory_bytes]
+        hint = f"hold it in fewer bits with `quantise: {fits[0]}`" if fits and not quantisation else "take a smaller base"
+        raise EngineError(
+            f"base {name!r} takes {held / 1e9:.1f} GB, this machine has {machine.memory_bytes / 1e9:.1f} GB: {hint}; "
+            "`lorimer plan --base` says what each way of adapting it would need"
+        )
 
 
 def find_base(name: str) -> Path:

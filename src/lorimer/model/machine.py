@@ -32,6 +32,14 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
+def prepare_for_many_shapes() -> None:
+    """Let torch keep what it prepares for more shapes of products, as several adapters in one stream have them (see `model/__init__.py`).
+
+    Has an effect only before the process's first product.
+    """
+    os.environ["LRU_CACHE_CAPACITY"], os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "192", "384"
+
+
 def give_back_freed_memory() -> None:
     """Return what is free now to the kernel: reading a large tokenizer leaves hundreds of megabytes in pieces too small to use again."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
