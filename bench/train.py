@@ -153,6 +153,8 @@ def ratios_of(rows: list[Row], cases: list[str]) -> dict[str, float]:
     if "packed" in cases:
         for batch, suffix in ((4, ""), (1, "_batch1"), (16, "_batch16")):
             case = f"8 adapters, batch {batch}"
+            if not any(row.case == case for row in rows):
+                continue
             packed, alone = (value_of(rows, system, case, "seconds") for system in ("lorimer, packed", "lorimer, one after the other"))
             ratios[f"packed8_time_vs_sequential{suffix}"] = packed / alone
             one = value_of(rows, "lorimer, one adapter", case, "peak_rss_gb")
