@@ -44,11 +44,13 @@ def token_log_likelihoods(hidden: Tensor, head: Head, targets: Tensor) -> Tensor
 def score_tokens(hidden: Tensor, head: Head, targets: Tensor) -> TokenScores:
     """hidden (N, h), targets (N) -> losses and whether each target is the likeliest token; nothing is kept."""
     losses, is_likeliest = [], []
+    block_len = max(1, BLOCK_BYTES // (4 * head.weight.shape[0]))
     for own in _chunks(hidden, head):
-        logits = head.logits(hidden[own]).float()
-        wanted = logits.gather(1, targets[own, None])[:, 0]
-        losses.append(logits.logsumexp(1) - wanted)
-        is_likeliest.append(logits.argmax(1) == targets[own])
+        blocks = zip(torch.split(head.logits(hidden[own]), block_len), torch.split(targets[own], block_len), strict=True)
+        for raw, places in blocks:
+            logits = raw.float()
+            losses.append(logits.logsumexp(1) - logits.gather(1, places[:, None])[:, 0])
+            is_likeliest.append(logits.argmax(1) == places)
     if not losses:
         return TokenScores(losses=hidden.new_empty(0, dtype=torch.float32), is_likeliest=torch.empty(0, dtype=torch.bool))
     return TokenScores(losses=torch.cat(losses), is_likeliest=torch.cat(is_likeliest))
