@@ -246,6 +246,36 @@ def test_a_cancelled_run_stops_after_its_step_and_can_go_on() -> None:
     assert result_of(finish(again, base)).num_steps == 12
 
 
+def test_a_run_cancelled_after_its_last_step_is_finished_when_resumed() -> None:
+    base = tiny_base("llama")
+    run = begin(base)
+    for event in train_run(run, base):
+        if isinstance(event, StepMetrics) and event.step == 12:
+            cancel_run(run.id)
+    asked = recipe()
+    again = reopen_run(run.id, asked, plan(asked, dataset(), base), dataset(), base)
+    (found,) = finish(again, base)
+    assert isinstance(found, RunResult)
+    whole = begin(base)
+    finish(whole, base)
+    assert adapter_bytes(again) == adapter_bytes(whole)
+
+
+def test_a_run_killed_after_it_stopped_early_does_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, keys = tiny_base("llama"), {"steps": 200, "learning_rate": 0.3, "validate_every": 4, "patience": 3, "checkpoint_every": 4}
+    whole = begin(base, **keys)
+    finish(whole, base)
+    broken = begin(base, **keys)
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "save_adapter", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
+        with pytest.raises(OSError, match="killed here"):
+            finish(broken, base)
+    asked = recipe(**keys)
+    again = reopen_run(broken.id, asked, plan(asked, dataset(), base), dataset(), base)
+    assert not any(isinstance(event, StepMetrics) for event in finish(again, base))
+    assert adapter_bytes(again) == adapter_bytes(whole)
+
+
 def test_saved_files_that_answer_otherwise_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_base("llama")
     run = begin(base, learning_rate=5e-2)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorimer.model.lora import LoRALinear, add_change, backward_of_change
+from lorimer.model.replace import replace_equal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,15 +88,7 @@ class _GatedDown(torch.autograd.Function):
 
 def replace_gated_mlps(model: nn.Module) -> int:
     """Put a `GatedMLP` in the place of every block it equals; returns how many there were. Others stay as they are."""
-    found = [(name, module) for name, module in model.named_modules() if type(module).__name__.endswith("MLP")]
-    num_replaced = 0
-    for name, module in found:
-        ours = _equal_block(module)
-        if ours is not None:
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, ours)
-            num_replaced += 1
-    return num_replaced
+    return replace_equal(model, "MLP", _equal_block)
 
 
 @torch.no_grad()

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lorimer.model.replace import replace_equal
+
 
 class RMSNorm(nn.Module):
     """y = x / rms(x) * (weight + offset), computed in float32."""
@@ -45,15 +47,7 @@ class _RMSNorm(torch.autograd.Function):
 
 def replace_norms(model: nn.Module) -> int:
     """Put an `RMSNorm` in the place of every norm it equals; returns how many there were. Others stay as they are."""
-    found = [(name, module) for name, module in model.named_modules() if type(module).__name__.endswith("RMSNorm")]
-    num_replaced = 0
-    for name, module in found:
-        ours = _equal_norm(module)
-        if ours is not None:
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, ours)
-            num_replaced += 1
-    return num_replaced
+    return replace_equal(model, "RMSNorm", _equal_norm)
 
 
 @torch.no_grad()

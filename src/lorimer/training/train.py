@@ -89,6 +89,11 @@ class _Active:
     seconds: float = 0.0
     checkpointed_at: float
 
+    @property
+    def is_done(self) -> bool:
+        """Whether no step is left to take."""
+        return self.state.learner.is_stopped or self.state.learner.step == self.state.learner.num_steps
+
 
 def train_run(run: Run, base: Base, reference: LoRA | None = None) -> Iterator[RunEvent]:
     """Train one adapter, from its newest checkpoint if there is one; its files appear after the last step, whole or not at all.
@@ -117,10 +122,14 @@ def train_runs(
     try:
         while waiting or learners:
             _admit(waiting, active, learners, base, memory_bytes, references or {})
+            for own in [own for own in active.values() if own.is_done]:  # killed or cancelled after its last step
+                yield from _finish(own, base)
+                learners.remove(own.state.learner)
+                del active[own.run.id]
             for event in train(base, learners, mode=mode, tokens_per_micro_batch=budget):
                 own = active[event.run_id]
                 yield from _after_step(own, event, base)
-                if own.state.learner.is_stopped or own.state.learner.step == own.state.learner.num_steps:
+                if own.is_done:
                     if not isinstance(event, RunFailure) and not is_cancelled(own.run):
                         yield from _finish(own, base)
                     learners.remove(own.state.learner)
@@ -176,6 +185,7 @@ def _begin(run: Run, base: Base, reference: LoRA | None) -> _Active:
     metrics = run.folder / "metrics.jsonl"
     if checkpoints := find_checkpoints(run.folder / "checkpoints"):
         load_checkpoint(checkpoints[-1], state, run.plan_digest)
+        learner.is_stopped = _has_gained_nothing(state, plan.patience)
         write_jsonl(metrics, [row for row in read_jsonl(metrics) if row["step"] <= learner.step])
     else:
         metrics.unlink(missing_ok=True)
@@ -189,31 +199,23 @@ def _begin(run: Run, base: Base, reference: LoRA | None) -> _Active:
 def _give_rows(learner: Learner, run: Run, base: Base, reference: LoRA | None) -> None:
     """The batches from the learner's step on, and what is computed once for all of them."""
     plan, rows = run.plan, run.plan.report.rendered["train"]
+    steps = {
+        "batch_size": plan.batch_size,
+        "num_steps": plan.num_steps,
+        "tokens_per_micro_batch": plan.tokens_per_micro_batch,
+        "seed": plan.seed,
+        "start": learner.step,
+    }
     if plan.preference is not None:
         pairs = list(zip(rows, plan.report.rejected["train"], strict=True))
         learner.objective = preference = prepare_preference(
             pairs, base, reference, beta=plan.preference.beta, tokens_per_micro_batch=plan.tokens_per_micro_batch
         )
-        learner.batches = pair_batches(
-            preference,
-            batch_size=plan.batch_size,
-            num_steps=plan.num_steps,
-            tokens_per_micro_batch=plan.tokens_per_micro_batch,
-            seed=plan.seed,
-            start=learner.step,
-        )
+        learner.batches = pair_batches(preference, **steps)
         return
     if plan.from_layer:
         learner.frozen = keep_frozen_states(base, plan.from_layer, rows, plan.tokens_per_micro_batch)
-    learner.batches = batches(
-        rows,
-        batch_size=plan.batch_size,
-        num_steps=plan.num_steps,
-        tokens_per_micro_batch=plan.tokens_per_micro_batch,
-        seed=plan.seed,
-        start=learner.step,
-        share_prefixes=not plan.lora.dropout,  # each row's dropout is its own
-    )
+    learner.batches = batches(rows, **steps, share_prefixes=not plan.lora.dropout)  # each row's dropout is its own
 
 
 def _copy_for_training(reference: LoRA) -> LoRA:
@@ -259,10 +261,14 @@ def _validate(own: _Active, base: Base) -> Validation:
         state.best_loss, state.best_step, state.num_looks_since_best = scores.loss, state.learner.step, 0
     else:
         state.num_looks_since_best += 1
-        state.learner.is_stopped = plan.patience is not None and state.num_looks_since_best >= plan.patience
+        state.learner.is_stopped = _has_gained_nothing(state, plan.patience)
     return Validation(
         run_id=own.run.id, step=state.learner.step, loss=scores.loss, exact=scores.exact, num_rows=len(own.held_out), is_best=is_best
     )
+
+
+def _has_gained_nothing(state: TrainingState, patience: int | None) -> bool:
+    return patience is not None and state.num_looks_since_best >= patience
 
 
 def _checkpoint(own: _Active, step: int) -> None:
