@@ -75,7 +75,10 @@ AttentionInterface.register(IMPLEMENTATION, attention)
 
 
 def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, options: AttentionOptions) -> Tensor:
-    """query (S, H, Q, D), key and value (S, G, K, D), mask boolean (.., Q, K) or None for causal -> (S, H, Q, D)."""
+    """query (S, H, Q, D), key and value (S, G, K, D), mask (.., Q, K) or None for causal -> (S, H, Q, D).
+
+    A mask is True where to look, or is added to the scores.
+    """
     if options.softcap is None:
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=mask is None, scale=options.scaling, enable_gqa=query.shape[1] != key.shape[1]
@@ -85,7 +88,8 @@ def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, mask: Tensor |
     scores = (query @ key.transpose(-1, -2)).float() * options.scaling
     scores = options.softcap * torch.tanh(scores / options.softcap)
     visible = causal_mask(query.shape[2], key.shape[2], None, query.device) if mask is None else mask
-    return scores.masked_fill(~visible, float("-inf")).softmax(-1).to(value.dtype) @ value
+    scores = scores.masked_fill(~visible, float("-inf")) if visible.dtype == torch.bool else scores + visible
+    return scores.softmax(-1).to(value.dtype) @ value
 
 
 def causal_mask(query_len: int, key_len: int, window: int | None, device: torch.device) -> Tensor:
@@ -194,6 +198,7 @@ class _Bucket:
         contiguous = torch.equal(self.places.cpu(), torch.arange(int(gather[0]), int(gather[0]) + len(self.places)))
         self.slice = slice(int(gather[0]), int(gather[0]) + len(gather)) if contiguous and not len(self.padding) else None
         self.hidden: dict[int | None, Tensor] = {}
+        self.masks: dict[tuple[int | None, torch.dtype], Tensor] = {}
 
     def take(self, rows: Tensor) -> Tensor:
         """(T, G, W) -> (G S, L, W), keys' groups first so that all sequences of one group meet the prefix in one product."""
@@ -222,6 +227,13 @@ class _Bucket:
             self.hidden[window] = ~causal_mask(self.max_len, self.prefix_len + self.max_len, window, self.gather.device)
         return self.hidden[window]
 
+    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """(L, P + L) to be added to scores; one for all layers, since torch keeps what it is given for each layer's backward pass."""
+        if (window, dtype) not in self.masks:
+            hidden = self.invisible(window)
+            self.masks[window, dtype] = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, float("-inf"))
+        return self.masks[window, dtype]
+
     def attend(self, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
         """Through torch's kernel, rows (n, H, D) in the order of `places`."""
         num_sequences, length = self.num_sequences, self.max_len
@@ -234,7 +246,7 @@ class _Bucket:
                 for rows, own in ((key, k), (value, v))
             )
         window = options.sliding_window if options.sliding_window and options.sliding_window < k.shape[2] else None
-        mask = None if window is None and not self.prefix_len else ~self.invisible(window)
+        mask = None if window is None and not self.prefix_len else self.mask(window, q.dtype)
         output = scaled_dot_product(q, k, v, mask, options).transpose(1, 2)
         return output.reshape(num_sequences * length, *query.shape[1:]).index_select(0, self.scatter)
 

@@ -1,5 +1,6 @@
 """A frozen weight held in 8 or 4 bits. It saves memory, never time: each product makes the full weight again and lets it go."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +11,17 @@ from lorimer.config import Quantisation
 from lorimer.errors import ConfigError
 
 BLOCK_LEN = 64  # weights that share a scale in NF4 (Dettmers et al. 2023, arXiv:2305.14314)
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    """All but what bitsandbytes says when it is imported without the `kernels` package, which is for products in 4 bits: none is made here.
+
+    PEFT imports it too, so this is not left to where our own imports are.
+    """
+    return not record.getMessage().startswith("Failed to load CPU gemm_4bit_forward from kernels-community")
+
+
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_of_use)
 
 
 class QuantisedWeight(Protocol):

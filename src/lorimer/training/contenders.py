@@ -98,12 +98,10 @@ def load_contender(method: Method, base_name: str, folder: Path) -> Contender:
     if method == "full":
         return FullContender(load_base(str(folder)))
     _require_peft(method)
-    from peft import PeftModel
-
-    from lorimer.training import peft_methods  # noqa: F401 (tells PEFT of bottleneck adapters)
+    from lorimer.training.peft_methods import load_peft
 
     stock = _load_stock(base_name)
-    return PeftContender(stock, PeftModel.from_pretrained(stock.model, folder).eval())
+    return PeftContender(stock, load_peft(stock.model, folder))
 
 
 class FullContender:
@@ -142,17 +140,12 @@ class FullContender:
         base, longest = self.base, _longest(rows)
         row_len, memory_bytes = max(2, sum(len(row.ids) for row in rows) // len(rows)), probe().memory_bytes
         counted = footprint(base.model.config.get_text_config(), None, row_len=row_len, dtype=base.dtype)
-        wide_gradients = (4 - base.dtype.itemsize) * base.num_parameters  # ours are float32 whatever the base is
-
-        def needed(num_tokens: int) -> float:
-            return counted.peak_bytes(num_tokens, row_len) + wide_gradients
-
-        budget = max(MICRO_BATCH_TOKENS, longest)
-        while needed(budget) > MAX_SHARE_OF_MEMORY * memory_bytes and budget > longest:
+        limit, budget = MAX_SHARE_OF_MEMORY * memory_bytes, max(MICRO_BATCH_TOKENS, longest)
+        while (needed := counted.peak_bytes(budget, row_len)) > limit and budget > longest:
             budget = max(longest, budget // 2)
-        if needed(budget) > MAX_SHARE_OF_MEMORY * memory_bytes:
+        if needed > limit:
             raise TrainingError(
-                f"full fine-tuning of base {base.name!r} needs at least {needed(budget) / 1e9:.1f} GB, this machine has "
+                f"full fine-tuning of base {base.name!r} needs at least {needed / 1e9:.1f} GB, this machine has "
                 f"{memory_bytes / 1e9:.1f} GB: train an adapter (`method: lora`), or take a smaller base"
             )
         return budget

@@ -120,8 +120,8 @@ def _hand_over(master: Tensor) -> Callable[[Tensor], None]:
 
     def hand_over(parameter: Tensor) -> None:
         assert parameter.grad is not None
-        gradient, parameter.grad = parameter.grad.float(), None
-        master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+        gradient, parameter.grad = parameter.grad, None
+        master.grad = gradient.float() if master.grad is None else master.grad.add_(gradient)
 
     return hand_over
 

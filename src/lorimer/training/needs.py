@@ -9,12 +9,13 @@ from lorimer.model.base import Base
 from lorimer.model.lora import LoRAConfig, initialise
 from lorimer.model.machine import Machine
 from lorimer.training.batching import Batch, MicroBatch, make_batch, row_order
-from lorimer.training.footprint import SavedBytes, count_saved_bytes, flops, footprint
+from lorimer.training.footprint import flops, footprint
 from lorimer.training.frozen import lowest_layer, num_state_bytes
 from lorimer.training.inspection import LearningReport
 from lorimer.training.loop import Learner, accumulate
 from lorimer.training.optim import OptimizerConfig, make_optimizer
 from lorimer.training.preference import make_pair_batch
+from lorimer.training.tracing import SavedBytes, count_saved_bytes
 
 MICRO_BATCH_TOKENS = 2048  # products are at full speed from about a thousand rows on
 MAX_SHARE_OF_MEMORY = 0.9

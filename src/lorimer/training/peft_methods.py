@@ -2,27 +2,22 @@
 
 Right and plain rather than fast: a stock transformers model, padded batches, PEFT's own layers and files. What is trained here is
 compared, never registered or served. It knows nothing of recipes, run folders or our own base.
-
-PEFT has no bottleneck adapter (Houlsby et al. 2019, arXiv:1902.00751). The nearest of its tuners are others: PEANuT puts the
-non-linearity into the weights and stays linear in the input, Shadow runs a second decoder beside the first, LLaMA-Adapter changes
-attention. So the layer is ours, in PEFT's frame for tuners; PEFT puts it in, freezes the base, saves and loads.
 """
 
 import math
 import time
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from peft import PeftConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, PromptTuningInit, TaskType, get_peft_model
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.cartridge.utils import initialize_kv_prefix_from_past_key_values
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from lorimer.config import Method
@@ -30,6 +25,7 @@ from lorimer.errors import TrainingError, UsageError
 from lorimer.model.chat import Rendered
 from lorimer.storage import new_folder
 from lorimer.training.batching import row_order
+from lorimer.training.bottleneck import bottleneck_config
 from lorimer.training.loop import StepMetrics
 from lorimer.training.optim import learning_rate_at
 
@@ -38,8 +34,6 @@ LEARNING_RATES: dict[Method, float] = {  # tried on Gemma 3 270M and banking77: 
     "prefix_tuning": 0.3,  # as far, with small gradients: the best of 0.01 to 0.3 in both lengths
     "bottleneck": 3e-3,  # the highest of Houlsby's own: ahead of 1e-3 in both lengths, 1e-2 is unstable
 }
-BOTTLENECK = "BOTTLENECK"
-SUBLAYER_OUTPUTS = ("o_proj", "down_proj", "dense", "fc2")  # last linear layers of attention and MLP, by the names transformers gives them
 MAX_GRAD_NORM = 1.0
 
 
@@ -79,7 +73,7 @@ def build_peft(
         if method == "bottleneck":
             if init_text_ids is not None:
                 raise UsageError("bottleneck adapters have no virtual tokens: leave `init_text_ids` out")
-            return _build_bottleneck(model, bottleneck_width)
+            return _wrap(model, bottleneck_config(model, bottleneck_width))
         ids = _first_ids(model, init_text_ids, num_virtual_tokens)
         return _build_prompt(model, ids) if method == "prompt_tuning" else _build_prefix(model, ids)
 
@@ -166,76 +160,18 @@ def mean_loss(model: PeftModel, rows: Sequence[Rendered], *, pad_id: int, batch_
 def save_peft(model: PeftModel, folder: Path) -> None:
     """Write what was trained in PEFT's format; the folder appears whole or not at all.
 
-    `PeftModel.from_pretrained` reads it; bottleneck adapters only where this file has been imported.
+    `PeftModel.from_pretrained` reads it; bottleneck adapters only where bottleneck.py has been imported, as here.
     """
     with new_folder(folder) as temporary:
         model.save_pretrained(str(temporary), save_embedding_layers=False)
         (temporary / "README.md").unlink(missing_ok=True)  # a card without content
 
 
-class BottleneckLayer(nn.Module, BaseTunerLayer):
-    """A sub-layer's last linear layer and, on its output, y + up(gelu(down(y))), before the skip connection."""
-
-    adapter_layer_names = ("bottleneck_down", "bottleneck_up")
-
-    def __init__(self, base_layer: nn.Linear, adapter_name: str, width: int) -> None:
-        super().__init__()
-        self.base_layer = base_layer
-        down, up = nn.Linear(base_layer.out_features, width), nn.Linear(width, base_layer.out_features)
-        for linear in (down, up):
-            nn.init.trunc_normal_(linear.weight, std=0.01, a=-0.02, b=0.02)  # near the identity: the paper's section 3.6
-            nn.init.zeros_(linear.bias)
-        self.bottleneck_down, self.bottleneck_up = nn.ModuleDict({adapter_name: down}), nn.ModuleDict({adapter_name: up})
-        self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(adapter_name)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (.., in) -> (.., out)."""
-        y: Tensor = self.base_layer(x)
-        if self.disable_adapters:
-            return y
-        for name in self.active_adapters:
-            down, up = self.bottleneck_down[name], self.bottleneck_up[name]
-            dtype = next(down.parameters()).dtype  # float32 also where the base is not
-            y = y + up(F.gelu(down(y.to(dtype)))).to(y.dtype)
-        return y
-
-
-@dataclass
-class BottleneckConfig(PeftConfig):
-    """What PEFT writes down about bottleneck adapters."""
-
-    width: int = 64
-    target_modules: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()  # type: ignore[no-untyped-call]
-        self.peft_type = BOTTLENECK
-
-
-class BottleneckTuner(BaseTuner):
-    """Where PEFT puts `BottleneckLayer`s in."""
-
-    prefix = "bottleneck_"
-    tuner_layer_cls = BottleneckLayer
-    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012
-
-    def _create_and_replace(
-        self,
-        peft_config: Any,
-        adapter_name: str,
-        target: Any,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        parameter_name: str | None = None,
-    ) -> None:
-        self._replace_module(parent, target_name, BottleneckLayer(target, adapter_name, peft_config.width), target)
-
-
-PEFT_TYPE_TO_CONFIG_MAPPING[BOTTLENECK] = BottleneckConfig  # type: ignore[index]
-PEFT_TYPE_TO_TUNER_MAPPING[BOTTLENECK] = BottleneckTuner  # type: ignore[index]
-PEFT_TYPE_TO_PREFIX_MAPPING[BOTTLENECK] = BottleneckTuner.prefix  # type: ignore[index]
+def load_peft(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """What `save_peft` wrote, put around a fresh stock model; for inference."""
+    with _without_notice():
+        loaded: PeftModel = PeftModel.from_pretrained(model, folder)
+    return loaded.eval()
 
 
 class _Answers(NamedTuple):
@@ -262,9 +198,24 @@ def _answers(model: PeftModel, batch: Sequence[Rendered], pad_id: int) -> _Answe
     return _Answers(logits[learned].float(), targets[:, predicting][learned], learned.nonzero()[:, 0])
 
 
+def _wrap(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
+    with _without_notice():
+        wrapped = get_peft_model(model, config)
+    assert isinstance(wrapped, PeftModel)
+    return wrapped
+
+
+@contextmanager
+def _without_notice() -> Iterator[None]:
+    """PEFT asks each model for `is_gradient_checkpointing`, a name transformers has given up: nothing a reader could change."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
+
+
 def _build_prompt(model: PreTrainedModel, ids: Tensor) -> PeftModel:
     config = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=len(ids), prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB)
-    wrapped = get_peft_model(model, config)
+    wrapped = _wrap(model, config)
     with torch.no_grad():
         wrapped.prompt_encoder["default"].load_state_dict({"embedding.weight": model.get_input_embeddings()(ids)})
     return wrapped
@@ -274,20 +225,9 @@ def _build_prefix(model: PreTrainedModel, ids: Tensor) -> PeftModel:
     cache = DynamicCache()  # made without the model's configuration it keeps every token, also where attention slides
     with torch.no_grad():
         model(input_ids=ids[None], past_key_values=cache, use_cache=True)
-    wrapped = get_peft_model(model, PrefixTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=len(ids)))
+    wrapped = _wrap(model, PrefixTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=len(ids)))
     initialize_kv_prefix_from_past_key_values(wrapped, past_key_values=cache)
     return wrapped
-
-
-def _build_bottleneck(model: PreTrainedModel, width: int) -> PeftModel:
-    found = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name.endswith(SUBLAYER_OUTPUTS)]
-    wanted = 2 * model.config.get_text_config().num_hidden_layers
-    if len(found) != wanted:
-        raise TrainingError(
-            f"bottleneck adapters follow attention and MLP of every layer: {type(model).__name__} should have {wanted} linear layers "
-            f"named {', '.join(SUBLAYER_OUTPUTS)}, found {len(found)}; choose another method for this base"
-        )
-    return get_peft_model(model, BottleneckConfig(task_type=TaskType.CAUSAL_LM, width=width, target_modules=found))
 
 
 def _first_ids(model: PreTrainedModel, init_text_ids: Sequence[int] | None, num_virtual_tokens: int) -> Tensor:
