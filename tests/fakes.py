@@ -1,4 +1,4 @@
-"""Small real things for tests: a byte tokenizer, tiny random models of six architectures, adapters that answer differently."""
+"""Small real things for tests: a byte tokenizer, tiny random models of six architectures, adapters that answer differently, rows."""
 
 from functools import cache
 from pathlib import Path
@@ -18,9 +18,14 @@ from transformers import (
     Qwen3Config,
 )
 
+from lorimer.data.dataset import Dataset
+from lorimer.data.example import Example, Message
 from lorimer.model.attention import IMPLEMENTATION
 from lorimer.model.base import Base, digest_of_base
+from lorimer.model.chat import Renderer
 from lorimer.model.lora import LoRA, LoRAConfig, initialise
+from lorimer.training.checks import Finding
+from lorimer.training.inspection import LearningReport, inspect
 
 SPECIALS = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"]
 SIZES = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "max_position_embeddings": 512}
@@ -90,3 +95,41 @@ def random_lora(base: Base, *, seed: int = 1, rank: int = 4, targets: tuple[str,
         for weights in lora.weights.values():
             weights.b.normal_(0, size, generator=generator)
     return lora
+
+
+def chat(*contents: str, source: str = "t.jsonl:1") -> Example:
+    """A conversation: user and assistant in turn."""
+    messages = tuple(Message(role="assistant" if i % 2 else "user", content=c) for i, c in enumerate(contents))
+    return Example(messages=messages, source=source)
+
+
+def chats(*conversations: tuple[str, ...], file: str = "t.jsonl") -> tuple[Example, ...]:
+    """Conversations of one file."""
+    return tuple(chat(*contents, source=f"{file}:{line}") for line, contents in enumerate(conversations, start=1))
+
+
+CLEAN = chats(("red?", "flame"), ("blue?", "sea"), ("green?", "grass", "sure?", "yes"), ("white?", "snow"))
+
+
+def dataset_of(train: tuple[Example, ...] = CLEAN, *, validation: tuple[Example, ...] = (), test: tuple[Example, ...] = ()) -> Dataset:
+    """A dataset in memory."""
+    return Dataset(name="t", digest="d" * 64, train=train, validation=validation, test=test, card={}, path=Path())
+
+
+def own_tokenizer(template: str | None = None) -> PreTrainedTokenizerFast:
+    """A byte tokenizer that may be changed, with this chat template."""
+    tokenizer = byte_tokenizer.__wrapped__()
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def report_on(
+    data: Dataset | None = None, renderer: Renderer | None = None, *, max_len: int = 512, num_parameters: int = 10_000
+) -> LearningReport:
+    """What would be learned from a dataset, by default a clean one."""
+    return inspect(data or dataset_of(), renderer or Renderer(own_tokenizer()), max_len=max_len, num_parameters=num_parameters)
+
+
+def finding_of(report: LearningReport, check: str) -> Finding:
+    """What one check found."""
+    return next(finding for finding in report.findings if finding.check == check)

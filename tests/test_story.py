@@ -131,9 +131,17 @@ def test_verbs_of_the_command_line(recipe: Path, capsys: pytest.CaptureFixture[s
     ("change", "code", "words"),
     [
         (lambda r: r.write_text(r.read_text() + "rnak: 8\n"), 2, ["unknown key `rnak`", "did you mean `rank`"]),
-        (lambda r: r.write_text(r.read_text().replace("base: ", "base: /nowhere")), 2, ["/nowhere"]),
+        (lambda r: r.write_text(r.read_text().replace("base: ", "base: /nowhere", 1)), 2, ["base '/nowhere"]),
         (lambda r: (r.parent / "rows.jsonl").write_text(""), 1, ["rows.jsonl", "holds no rows"]),
         (lambda r: (r.parent / "rows.jsonl").write_text('{"prompt": "a"\n' * 20), 1, ["rows.jsonl:1"]),
+        (
+            lambda r: (
+                r.write_text(r.read_text().replace("base: ", "base: /nowhere", 1)),
+                (r.parent / "rows.jsonl").write_text('{"prompt": "a"\n' * 20),
+            ),
+            1,
+            ["base '/nowhere", "rows.jsonl:1"],
+        ),
         (lambda r: r.write_text(r.read_text() + "columns: {prompt: question}\n"), 2, ["question", "prompt"]),
         (lambda r: r.unlink(), 2, ["recipe.yaml", "lorimer init"]),
     ],

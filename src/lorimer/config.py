@@ -39,6 +39,10 @@ class ColumnNames(Strict):
 
     prompt: str | None = None
     completion: str | None = None
+    chosen: str | None = None
+    """The better of two answers to the prompt; with it goes `rejected`."""
+    rejected: str | None = None
+    """The worse one."""
     text: str | None = None
     system: str | None = None
     language: str | None = None
@@ -76,7 +80,7 @@ class Recipe(Strict):
     name: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
     """The adapter's name; by default the dataset's."""
     columns: ColumnNames | None = None
-    """Only with a file: which columns hold prompt and completion."""
+    """Only with a file: which columns hold prompt and completion, or prompt, chosen and rejected, or text."""
     system: str | None = None
     """Only with a file: the instruction put before every example."""
     languages: list[str] | None = None

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from lorimer.config import COMPARISON_METHODS, Recipe, home, read_recipe
-from lorimer.data.curate import resolve_dataset
 from lorimer.data.dataset import Dataset, read_dataset
 from lorimer.database import open_database
 from lorimer.errors import ConfigError, TrainingError
@@ -33,12 +32,14 @@ from lorimer.registry.records import AdapterVersion, Alias, NewVersion
 from lorimer.registry.registry import Registry, digest_of_folder
 from lorimer.training.comparison import ComparisonEvent, num_bytes_in, result_folder, score_run, train_comparison
 from lorimer.training.contenders import Scores
+from lorimer.training.inputs import read_datasets
 from lorimer.training.loop import Mode
 from lorimer.training.plan import TrainingPlan, metric_of, plan
 from lorimer.training.runs import Run, open_run, read_run, reopen_run, run_folder
 from lorimer.training.train import RunEvent, RunResult, train_run, train_runs
 
 EVALUATION_SEQUENCES = 96  # nobody waits for the first word, so wide batches: each step reads the base once for all of them
+NEEDED = frozenset(("num_parameters", "seconds", "peak_bytes"))  # of what a finished run has noted, for comparing it
 
 Made = Dataset | Base | TrainingPlan | Run | RunEvent | ComparisonEvent | Task | Answer | EvalReport | GateResult | AdapterVersion | Alias
 
@@ -76,19 +77,23 @@ def build(recipe: Recipe) -> Iterator[Made]:
         yield promote(registry, version, reason=f"gate of run {version.run_id} passed")
 
 
-def train_recipes(recipes: Sequence[Recipe], *, mode: Mode = "strict") -> Iterator[Made]:
+def train_recipes(recipes: Sequence[Recipe], *, mode: Mode | None = None) -> Iterator[Made]:
     """Train one adapter, or several over one resident base, and register each that succeeds.
 
-    A method that is there for comparison is trained alone, and what it makes is not registered.
+    `mode` says how several share their passes (strictly, if it is not given). A method that is there for comparison is trained alone,
+    and what it makes is not registered.
 
     Raises:
-        ConfigError: if the recipes do not share a base, or one of several is there for comparison.
+        ConfigError: if the recipes do not share a base, or one of several, or one with a mode, is there for comparison.
+        NotFoundError, DataError: if bases or datasets are missing or broken; all that are, as far as that is seen without loading them.
         TrainingError: if a single run cannot go on; in a pack the others go on, and the failure is yielded.
     """
     compared = [recipe.method for recipe in recipes if recipe.method in COMPARISON_METHODS]
-    if compared and (len(recipes) > 1 or mode == "fused"):
-        raise ConfigError(f"method {compared[0]!r} is there for comparison and is trained alone: leave out `--packed`")
-    datasets = [resolve_dataset(recipe) for recipe in recipes]
+    if compared and (len(recipes) > 1 or mode is not None):
+        raise ConfigError(
+            f"method {compared[0]!r} is there for comparison and is trained alone: leave out `--packed` (and `--strict`, where it is given)"
+        )
+    datasets = read_datasets(recipes)
     yield from datasets
     if compared:
         yield from train_comparison(recipes[0], datasets[0])
@@ -103,7 +108,7 @@ def train_recipes(recipes: Sequence[Recipe], *, mode: Mode = "strict") -> Iterat
         yield plan_
         runs.append(open_run(recipe, plan_, dataset, base))
         yield runs[-1]
-    yield from _train_and_register(runs, base, mode)
+    yield from _train_and_register(runs, base, mode or "strict")
 
 
 def resume(run_id: str) -> Iterator[Made]:
@@ -117,6 +122,8 @@ def resume(run_id: str) -> Iterator[Made]:
         raise TrainingError(f"run {recorded['id']!r} cannot go on: method {recorded['method']!r} keeps no checkpoints; train again")
     if recorded["state"] == "succeeded":
         raise TrainingError(f"run {recorded['id']!r} has succeeded: its adapter is registered, there is nothing to resume")
+    if "plan_digest" not in recorded:
+        raise TrainingError(f"run {recorded['id']!r} cannot go on: an older version began it and kept no checkpoints; train again")
     recipe = read_recipe(run_folder(recorded["id"]) / "recipe.yaml")
     dataset = read_dataset(recorded["dataset_digest"])
     yield dataset
@@ -136,6 +143,8 @@ def compare_runs(run_ids: Sequence[str]) -> Comparison:
     """
     recorded = [read_run(run_id) for run_id in run_ids]
     refuse_unlike(recorded)
+    if old := [run["id"] for run in recorded if run["state"] == "succeeded" and not run.get("actual", {}).keys() >= NEEDED]:
+        raise TrainingError(f"an older version trained {', '.join(map(repr, old))} and did not note what that took: train again to compare")
     scores = [score_run(run["id"]) for run in recorded]
     firsts = (None, *[scores[0]] * (len(scores) - 1))
     lineage = {key: recorded[0][key] for key in ("base_name", "base_digest", "dataset_name", "dataset_digest")}
@@ -152,7 +161,7 @@ def _compared(run: dict[str, Any], own: Scores, first: Scores | None) -> Compare
         loss=own.loss,
         against_first=None if first is None else compare_pairs(zip(own.exact, first.exact, strict=True)),
         saved_bytes=num_bytes_in(result_folder(run_folder(run["id"]), run["method"])),
-        **{key: run["actual"][key] for key in ("num_parameters", "seconds", "peak_bytes")},
+        **{key: run["actual"][key] for key in NEEDED},
     )
 
 

@@ -113,10 +113,11 @@ def test_comparison_runs_are_trained_shown_and_not_registered(folder: Path, comm
     assert "Not registered: 'bottleneck' is there for comparison" in commands.capsys.readouterr().err
 
 
-@pytest.mark.parametrize("recipes", [["full"], ["lora", "full"]])
-def test_comparison_methods_are_not_packed(recipes: list[str], folder: Path, commands: Commands) -> None:
-    line = commands.refused(2, "train", *(str(folder / f"{name}.yaml") for name in recipes), "--packed")
-    assert "method 'full' is there for comparison and is trained alone" in line
+@pytest.mark.parametrize("options", [["--packed"], ["--packed", "--strict"]])
+@pytest.mark.parametrize("recipes", [["full"], ["bottleneck"], ["lora", "full"]])
+def test_comparison_methods_are_not_packed(recipes: list[str], options: list[str], folder: Path, commands: Commands) -> None:
+    line = commands.refused(2, "train", *(str(folder / f"{name}.yaml") for name in recipes), *options)
+    assert f"method {recipes[-1]!r} is there for comparison and is trained alone: leave out `--packed` (and `--strict`" in line
     assert list_runs() == []
 
 
@@ -177,6 +178,42 @@ def test_running_run_is_shown_with_its_step(folder: Path, commands: Commands) ->
     assert (shown["state"], shown["last_step"]["step"], shown["needs"]["seconds"]["actual"]) == ("running", 1, None)
     assert "1 of 40, loss" in commands.text("runs", "show", shown["id"])
     made.close()
+
+
+def make_old(run_id: str) -> None:
+    """Leave of a run's folder what the first version wrote: no method, no digest of the plan, ranges without a middle."""
+    path = home() / "runs" / run_id
+    state, plan = (json.loads((path / name).read_text()) for name in ("run.json", "plan.json"))
+    for key in ("method", "plan_digest", "actual"):
+        state.pop(key, None)
+    for key in ("seconds", "memory_bytes"):
+        del plan[key]["middle"]
+    (path / "run.json").write_text(json.dumps(state))
+    (path / "plan.json").write_text(json.dumps(plan))
+    (path / "learning.json").unlink()
+
+
+def test_runs_of_older_versions_are_shown_as_far_as_they_go(folder: Path, commands: Commands) -> None:
+    old, new = (commands.json("train", str(folder / "lora.yaml"))["run"] for _ in range(2))
+    make_old(old)
+    assert [(run["id"], run["method"]) for run in commands.json("runs", "list")["runs"]] == [(new, "lora"), (old, "lora")]
+    assert old in commands.text("runs", "list")
+    needs = commands.json("runs", "show", old)["needs"]["seconds"]
+    assert needs == {"low": needs["low"], "middle": None, "high": needs["high"], "actual": None, "ratio": None}
+    printed = commands.text("runs", "show", old)
+    for words in ("succeeded since", "planned 0.", " minutes", "40 of 40, loss", "rank: 8"):
+        assert words in printed, words
+    assert f"an older version trained '{old}'" in commands.refused(1, "runs", "compare", old, new)
+    assert "nothing to resume" in commands.refused(1, "runs", "resume", old)
+    assert "is succeeded, not running" in commands.refused(1, "runs", "cancel", old)
+
+
+def test_run_an_older_version_began_is_not_resumed(folder: Path, commands: Commands) -> None:
+    started(folder / "lora.yaml").close()
+    (listed,) = list_runs()
+    make_old(listed["id"])
+    line = commands.refused(1, "runs", "resume", listed["id"])
+    assert "cannot go on: an older version began it" in line
 
 
 @pytest.mark.parametrize("command", ["show", "resume", "cancel"])

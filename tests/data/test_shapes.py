@@ -90,6 +90,24 @@ def test_preference_prompt_is_where_a_column_name_says() -> None:
     assert plain.name == "prompt/completion"
 
 
+@pytest.mark.parametrize(
+    ("columns", "row"),
+    [
+        (ColumnNames(chosen="better", rejected="worse"), {"prompt": "Q", "better": "A", "worse": "B"}),
+        (ColumnNames(chosen="better", rejected="worse"), {"better": [USER, GOOD], "worse": [USER, BAD]}),
+        (ColumnNames(prompt="ask", chosen="better", rejected="worse"), {"ask": "Q", "better": "A", "worse": "B", "messages": CHAT}),
+        (ColumnNames(chosen="better"), {"question": "Q", "better": "A", "rejected": "B", "chosen": "C"}),
+        (ColumnNames(rejected="worse"), {"question": "Q", "chosen": "A", "worse": "B", "answer": "C"}),
+        (ColumnNames(chosen="rejected", rejected="chosen"), {"question": "Q", "chosen": "B", "rejected": "A"}),
+    ],
+)
+def test_both_answers_are_where_column_names_say(columns: ColumnNames, row: Row) -> None:
+    shape = shape_of_columns(columns, row, "f.csv")
+    assert shape is not None
+    example = read_example(row, add_optional(shape, row), system=None, source="f:1")
+    assert (shape.name, example.messages, example.rejected) == ("preference", (ASK, REPLY), "B")
+
+
 def test_text_row_becomes_text() -> None:
     example = read_example({"text": "once"}, shape_of({"text": "once"}), system=None, source="f:1")
     assert (example.text, example.messages) == ("once", ())
@@ -236,6 +254,8 @@ def test_explicit_columns_win() -> None:
         (ColumnNames(completion="q"), {"prompt": "question", "completion": "q"}),
         (ColumnNames(language="q"), {"prompt": "question", "completion": "answer", "language": "q"}),
         (ColumnNames(text="q"), {"text": "q"}),
+        (ColumnNames(chosen="q", rejected="answer"), {"completion": "q", "rejected": "answer"}),
+        (ColumnNames(prompt="q", chosen="question", rejected="answer"), {"prompt": "q", "completion": "question", "rejected": "answer"}),
     ],
 )
 def test_columns_not_named_are_recognised(columns: ColumnNames, columns_found: dict[str, str]) -> None:
@@ -256,6 +276,12 @@ def test_columns_not_named_are_recognised(columns: ColumnNames, columns_found: d
         (ColumnNames(prompt="text", completion="text"), "one column is named for two parts"),
         (ColumnNames(text="text", prompt="category"), "plain text has no prompt"),
         (ColumnNames(system="category"), "plain text has no prompt, completion or system"),
+        (ColumnNames(chosen="text"), "the rejected column must be named too; the file has 'text', 'category'"),
+        (ColumnNames(rejected="text"), "the chosen column must be named too"),
+        (ColumnNames(chosen="texts", rejected="category"), "no column 'texts', named for chosen .did you mean 'text'"),
+        (ColumnNames(chosen="text", rejected="text"), "one column is named for two parts"),
+        (ColumnNames(chosen="text", completion="category"), "`chosen` and `rejected` are two answers; name them, or `completion`"),
+        (ColumnNames(rejected="category", text="text"), "`chosen` and `rejected` are two answers; name them, or `completion`"),
     ],
 )
 def test_columns_that_cannot_be_are_refused(columns: ColumnNames, message: str) -> None:
@@ -270,6 +296,8 @@ def test_long_column_names_are_shortened() -> None:
 def test_preference_answer_is_not_its_prompt() -> None:
     with pytest.raises(ConfigError, match="the completion column must be named too"):
         shape_of_columns(ColumnNames(prompt="chosen"), ["chosen", "rejected"], "f.csv")
+    with pytest.raises(ConfigError, match="the chosen column must be named too"):
+        shape_of_columns(ColumnNames(prompt="chosen", rejected="worse"), ["chosen", "worse"], "f.csv")
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=9).filter(str.strip)

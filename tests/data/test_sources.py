@@ -32,6 +32,16 @@ def test_jsonl_examples_carry_file_and_line(tmp_path: Path) -> None:
     assert (result.shape, result.columns, result.problems) == ("prompt/completion", {"prompt": "prompt", "completion": "completion"}, ())
 
 
+def test_csv_of_two_answers_is_read_by_the_names_of_its_columns(tmp_path: Path) -> None:
+    columns = ColumnNames(prompt="ask", chosen="better", rejected="worse")
+    result = read(tmp_path, "t.csv", "ask,better,worse,id\nQ,A,B,7\nQ,A,A,8\n", columns)
+    assert (result.shape, result.columns) == ("preference", {"completion": "better", "rejected": "worse", "prompt": "ask"})
+    assert (lines_of(result), result.unused) == (([2], [3]), {"id": 1})
+    assert "'better' and 'worse' are the same answer" in result.problems[0].reason
+    with pytest.raises(ConfigError, match=r"of no shape that is known: .*under `columns:`, which also takes `chosen` and `rejected`"):
+        read(tmp_path, "t.csv", "ask,better,worse\nQ,A,B\n")
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from fakes import random_lora, tiny_base
 from lorimer.errors import AdapterError
 from lorimer.model.adapter import CONFIG_FILE, WEIGHTS_FILE, Lock, load_adapter, save_adapter
+from lorimer.model.lora import LoRAConfig, initialise
 
 NAME = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 OTHER = "base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"
@@ -74,6 +75,17 @@ def test_damaged_weights_are_refused(folder: Path, damage: Callable[[Path], Any]
     damage(folder / WEIGHTS_FILE)
     with pytest.raises(AdapterError, match="missing or damaged"):
         load_adapter(folder, tiny_base("llama"))
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(6, 32.0), (12, 32.0), (48, 32.0), (6, 9.0)])
+def test_scale_read_back_is_the_one_that_was_trained(rank: int, alpha: float, tmp_path: Path) -> None:
+    base = tiny_base("llama")
+    lora = initialise(LoRAConfig(rank=rank, alpha=alpha, target_modules=tuple(base.layers)), base.layers, 0)
+    lock = Lock(base_name=base.name, base_digest=base.digest, template_digest="", dataset_digest="", run_id="")
+    save_adapter(lora, tmp_path / "adapter", base, lock)
+    read = load_adapter(tmp_path / "adapter", base)
+    assert {weights.scale for weights in read.weights.values()} == {alpha / rank}
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["alpha_pattern"] == {}
 
 
 def test_patterns_and_rank_stabilised_scales_of_peft_are_honoured(folder: Path) -> None:

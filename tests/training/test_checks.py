@@ -3,52 +3,27 @@
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fakes import byte_tokenizer
-from lorimer.data.dataset import Dataset
+from fakes import CLEAN, chats, dataset_of, finding_of, own_tokenizer, report_on
 from lorimer.data.example import ROLES, Example, Message
 from lorimer.data.split import SplitName
 from lorimer.model.chat import TURN_TEMPLATE, Rendered, Renderer
 from lorimer.storage import canonical_json
-from lorimer.training.checks import Finding
-from lorimer.training.inspection import LearningReport, describe_report, inspect, mask_markup, report_json
+from lorimer.training.inspection import describe_report, mask_markup, report_json
 
 PAD, EOS, BOS, START, END = range(5)
-
-
-def chat(*contents: str, source: str = "t.jsonl:1") -> Example:
-    messages = tuple(Message(role="assistant" if i % 2 else "user", content=c) for i, c in enumerate(contents))
-    return Example(messages=messages, source=source)
-
-
-def rows(*pairs: tuple[str, ...], file: str = "t.jsonl") -> tuple[Example, ...]:
-    return tuple(chat(*contents, source=f"{file}:{line}") for line, contents in enumerate(pairs, start=1))
-
-
-CLEAN = rows(("red?", "flame"), ("blue?", "sea"), ("green?", "grass", "sure?", "yes"), ("white?", "snow"))
-
-
-def dataset(train: tuple[Example, ...] = CLEAN, *, validation: tuple[Example, ...] = (), test: tuple[Example, ...] = ()) -> Dataset:
-    return Dataset(name="t", digest="d" * 64, train=train, validation=validation, test=test, card={}, path=Path())
-
-
-def tokenizer(template: str | None = None) -> Any:
-    own = byte_tokenizer.__wrapped__()
-    own.chat_template = template
-    return own
 
 
 class Altered(Renderer):
     """A renderer whose rows come out otherwise than they should."""
 
     def __init__(self, alter: Callable[[Rendered], tuple[list[int], list[bool]]], template: str | None = None) -> None:
-        super().__init__(tokenizer(template))
+        super().__init__(own_tokenizer(template))
         self.alter = alter
 
     def render_example(self, example: Example) -> Rendered:
@@ -105,16 +80,6 @@ def unchanged(row: Rendered) -> tuple[list[int], list[bool]]:
     return list(row.ids), list(row.supervised)
 
 
-def look(
-    data: Dataset | None = None, renderer: Renderer | None = None, *, max_len: int = 512, num_parameters: int = 10_000
-) -> LearningReport:
-    return inspect(data or dataset(), renderer or Renderer(tokenizer()), max_len=max_len, num_parameters=num_parameters)
-
-
-def found(report: LearningReport, check: str) -> Finding:
-    return next(finding for finding in report.findings if finding.check == check)
-
-
 @pytest.mark.parametrize(
     ("alter", "stops"),
     [
@@ -132,14 +97,14 @@ def found(report: LearningReport, check: str) -> Finding:
     ],
 )
 def test_broken_renderer_stops_the_run_with_its_rows(alter: Any, stops: list[str]) -> None:
-    report = look(renderer=Altered(alter))
+    report = report_on(renderer=Altered(alter))
     assert [(finding.check, finding.severity) for finding in report.findings] == [(check, "stop") for check in stops]
     assert all(finding.count in (1, 4) and set(finding.sources) <= {row.source for row in CLEAN} for finding in report.findings)
 
 
 def test_row_without_signal_is_named() -> None:
-    report = look(renderer=Altered(learn_nothing_of_long_rows))
-    assert (found(report, "no_signal").sources, found(report, "no_signal").count) == (("t.jsonl:3",), 1)
+    report = report_on(renderer=Altered(learn_nothing_of_long_rows))
+    assert (finding_of(report, "no_signal").sources, finding_of(report, "no_signal").count) == (("t.jsonl:3",), 1)
 
 
 @pytest.mark.parametrize(
@@ -154,22 +119,22 @@ def test_row_without_signal_is_named() -> None:
     ],
 )
 def test_special_tokens_in_an_answer_stop_the_run_with_its_row(answer: str, checks: list[str]) -> None:
-    report = look(dataset((*CLEAN, *rows(("odd?", answer), file="odd.jsonl"))))
+    report = report_on(dataset_of((*CLEAN, *chats(("odd?", answer), file="odd.jsonl"))))
     assert [(f.check, f.sources) for f in report.findings] == [(check, ("odd.jsonl:1",)) for check in checks]
 
 
 def test_template_that_closes_with_two_tokens_learns_one_end() -> None:
     closing = TURN_TEMPLATE + "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
-    report = look(dataset(CLEAN[:2]), Renderer(tokenizer(closing)))
+    report = report_on(dataset_of(CLEAN[:2]), Renderer(own_tokenizer(closing)))
     assert report.findings == ()
     assert (report.num_answers, report.num_end_of_turn) == (2, 2)
-    assert report.rendered["train"][0].ids[-3:] == (END, *Renderer(tokenizer()).tokenise_prompt("\n")[1:], EOS)
+    assert report.rendered["train"][0].ids[-3:] == (END, *Renderer(own_tokenizer()).tokenise_prompt("\n")[1:], EOS)
 
 
 def test_tokens_that_end_and_begin_alike_are_not_taken_for_defects() -> None:
-    own = tokenizer()
+    own = own_tokenizer()
     own.bos_token = own.unk_token = own.pad_token = own.eos_token
-    assert look(renderer=Renderer(own)).findings == ()
+    assert report_on(renderer=Renderer(own)).findings == ()
 
 
 @pytest.mark.parametrize(
@@ -184,8 +149,8 @@ def test_tokens_that_end_and_begin_alike_are_not_taken_for_defects() -> None:
     ],
 )
 def test_rows_that_do_not_fit_are_left_out_and_counted(max_len: int, expected: tuple[str, str, int] | None) -> None:
-    report = look(max_len=max_len)
-    lengths = [len(row.ids) for row in look().rendered["train"]]
+    report = report_on(max_len=max_len)
+    lengths = [len(row.ids) for row in report_on().rendered["train"]]
     kept = [length for length in lengths if length <= max_len]
     assert [(f.check, f.severity, f.count) for f in report.findings if f.check in ("too_long", "none_fits")] == (
         [expected] if expected else []
@@ -198,8 +163,8 @@ def test_rows_that_do_not_fit_are_left_out_and_counted(max_len: int, expected: t
 @pytest.mark.parametrize("split", ["validation", "test"])
 @pytest.mark.parametrize(("max_len", "num_long"), [(53, 0), (52, 1), (26, 2)])
 def test_held_out_rows_that_do_not_fit_are_a_warning(split: SplitName, max_len: int, num_long: int) -> None:
-    train = rows(("a", "1"), ("b", "2"), file="short.jsonl")
-    report = look(dataset(train, **{split: CLEAN}), max_len=max_len)
+    train = chats(("a", "1"), ("b", "2"), file="short.jsonl")
+    report = report_on(dataset_of(train, **{split: CLEAN}), max_len=max_len)
     assert [(f.check, f.severity, f.count) for f in report.findings] == ([(f"too_long_{split}", "warn", num_long)] if num_long else [])
     assert len(report.rendered[split]) == len(CLEAN) - num_long
 
@@ -215,50 +180,50 @@ def test_held_out_rows_that_do_not_fit_are_a_warning(split: SplitName, max_len: 
 )
 def test_rejected_answers_to_some_rows_only_stop_the_run(rejected: list[str | None], sources: tuple[str, ...] | None) -> None:
     train = tuple(replace(row, rejected=worse) for row, worse in zip(CLEAN[:3], rejected, strict=True))
-    report = look(dataset(train))
+    report = report_on(dataset_of(train))
     assert [(f.check, f.severity, f.sources) for f in report.findings] == ([("mixed_preferences", "stop", sources)] if sources else [])
     assert len(report.rejected["train"]) == (3 if rejected[1] else 0)
 
 
 def test_padding_token_to_learn_is_a_warning() -> None:
-    report = look(renderer=Altered(pad_in_answer))
+    report = report_on(renderer=Altered(pad_in_answer))
     assert [(f.check, f.severity, f.count) for f in report.findings] == [("pad_learned", "warn", 4)]
 
 
 def test_unknown_tokens_are_a_warning() -> None:
-    own = tokenizer()
+    own = own_tokenizer()
     own.unk_token = "~"
-    report = look(dataset((*CLEAN, *rows(("strange?", "a~b"), file="odd.jsonl"))), Renderer(own))
+    report = report_on(dataset_of((*CLEAN, *chats(("strange?", "a~b"), file="odd.jsonl"))), Renderer(own))
     assert [(f.check, f.severity, f.sources) for f in report.findings] == [("unknown_tokens", "warn", ("odd.jsonl:1",))]
 
 
 def test_duplicates_are_counted_once_each() -> None:
-    report = look(dataset((*CLEAN, *CLEAN[:1], *CLEAN[:1])))
+    report = report_on(dataset_of((*CLEAN, *CLEAN[:1], *CLEAN[:1])))
     assert [(f.check, f.severity, f.count, f.sources) for f in report.findings] == [("duplicates", "warn", 2, ("t.jsonl:1",) * 2)]
     assert "33.3%" in report.findings[0].sentence
 
 
 def test_same_answer_preferred_to_another_is_no_duplicate() -> None:
     train = tuple(replace(row, rejected=worse) for row, worse in zip((*CLEAN[:2], *CLEAN[:2]), ("a", "b", "a", "c"), strict=True))
-    assert [(f.check, f.sources) for f in look(dataset(train)).findings] == [("duplicates", ("t.jsonl:1",))]
+    assert [(f.check, f.sources) for f in report_on(dataset_of(train)).findings] == [("duplicates", ("t.jsonl:1",))]
 
 
 def test_contradictions_name_all_rows_of_the_prompt() -> None:
-    report = look(dataset((*CLEAN, *rows(("red?", "rose"), file="other.jsonl"))))
+    report = report_on(dataset_of((*CLEAN, *chats(("red?", "rose"), file="other.jsonl"))))
     assert [(f.check, f.severity, f.sources) for f in report.findings] == [("contradictions", "warn", ("t.jsonl:1", "other.jsonl:1"))]
 
 
 @pytest.mark.parametrize(
     ("examples", "checks"),
     [
-        (rows(("a", "yes"), ("b", "yes")), ["identical_answers"]),
-        (rows(("a", "yes"), ("b", "no")), []),
-        (rows(("a", "yes")), []),
+        (chats(("a", "yes"), ("b", "yes")), ["identical_answers"]),
+        (chats(("a", "yes"), ("b", "no")), []),
+        (chats(("a", "yes")), []),
         ((Example(text="abc", source="x:1"), Example(text="abc", source="x:2")), ["duplicates", "identical_answers"]),
     ],
 )
 def test_one_answer_to_everything_teaches_nothing(examples: tuple[Example, ...], checks: list[str]) -> None:
-    assert [f.check for f in look(dataset(examples)).findings] == checks
+    assert [f.check for f in report_on(dataset_of(examples)).findings] == checks
 
 
 @pytest.mark.parametrize(("num_recalled", "num_held_out", "is_spoilt"), [(1, 100, False), (2, 100, True), (0, 100, False)])
@@ -267,9 +232,9 @@ def test_leakage_is_a_warning_and_a_strong_one_where_answers_are_known(
     split: str, num_recalled: int, num_held_out: int, is_spoilt: bool
 ) -> None:
     pairs = [("red?", "flame")] * num_recalled + [("blue?", "sky")] + [(f"new {i}", "x") for i in range(num_held_out - num_recalled - 1)]
-    held_out = rows(*pairs, file="held.jsonl")
-    report = look(dataset(**{split: held_out}))
-    finding = found(report, f"leakage_{split}")
+    held_out = chats(*pairs, file="held.jsonl")
+    report = report_on(dataset_of(**{split: held_out}))
+    finding = finding_of(report, f"leakage_{split}")
     assert (len(report.findings), finding.severity, finding.count) == (1, "warn", num_recalled + 1)
     repeated = [(f"held.jsonl:{i + 1}", "t.jsonl:1") for i in range(num_recalled)] + [(f"held.jsonl:{num_recalled + 1}", "t.jsonl:2")]
     assert finding.sources == tuple(chain.from_iterable(repeated))
@@ -277,7 +242,7 @@ def test_leakage_is_a_warning_and_a_strong_one_where_answers_are_known(
 
 
 def test_plain_text_is_rightly_learned_whole() -> None:
-    report = look(dataset((Example(text="abc", source="x:1"), Example(text="two<eos>documents", source="x:2"))))
+    report = report_on(dataset_of((Example(text="abc", source="x:1"), Example(text="two<eos>documents", source="x:2"))))
     assert report.findings == ()
     assert (report.num_answers, report.num_end_of_turn) == (0, 0)
 
@@ -295,13 +260,13 @@ def examples(draw: st.DrawFn) -> Example:
     return Example(messages=messages, rejected=draw(st.none() | PIECES), source=source)
 
 
-RENDERERS = [Renderer(tokenizer()), Altered(learn_all), Altered(learn_nothing), Altered(drop_end)]
+RENDERERS = [Renderer(own_tokenizer()), Altered(learn_all), Altered(learn_nothing), Altered(drop_end)]
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(examples(), max_size=8), st.lists(examples(), max_size=3), st.integers(1, 80), st.sampled_from(RENDERERS))
 def test_any_conversations_give_a_report(train: list[Example], test: list[Example], max_len: int, renderer: Renderer) -> None:
-    report = look(dataset(tuple(train), test=tuple(test)), renderer, max_len=max_len)
+    report = report_on(dataset_of(tuple(train), test=tuple(test)), renderer, max_len=max_len)
     assert report.num_supervised == sum(row.num_supervised for row in report.rendered["train"])
     assert report.num_rows == len(report.rendered["train"])
     assert all(len(row.ids) <= max_len for split in report.rendered.values() for row in split)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 
 from fakes import byte_tokenizer, tiny_base, tiny_model
 from lorimer.config import Recipe
@@ -17,6 +18,7 @@ from lorimer.errors import ConfigError, IntegrityError, TrainingError
 from lorimer.model.adapter import load_adapter
 from lorimer.model.base import Base
 from lorimer.model.lora import LoRA
+from lorimer.pipeline import register
 from lorimer.storage import read_json, read_jsonl
 from lorimer.training import train as train_module
 from lorimer.training.checkpoints import find_checkpoints
@@ -25,7 +27,8 @@ from lorimer.training.plan import plan
 from lorimer.training.preference import LN_2
 from lorimer.training.rank import RankChoice
 from lorimer.training.runs import Run, cancel_run, open_run, read_run, reopen_run
-from lorimer.training.train import RunEvent, RunResult, Validation, train_run, train_runs
+from lorimer.training.train import RunEvent, RunResult, train_run, train_runs
+from lorimer.training.validation import Validation
 
 COLOURS = ("red", "blue", "green")
 
@@ -95,6 +98,45 @@ def test_pissa_leaves_the_base_as_it_is_and_is_plain_on_disk() -> None:
     config = read_json(run.adapter_folder / "adapter_config.json")
     assert (config["r"], config["use_dora"], config["use_rslora"]) == (8, False, False)
     assert result_of(events).rank == 8
+
+
+def assert_recorded_as_saved(run: Run, base: Base, result: RunResult) -> None:
+    """Result, run folder and registry say of the adapter what its files say."""
+    version = register(run, result, base.renderer.template_digest)
+    config = read_json(version.path / "adapter_config.json")
+    weights = load_file(version.path / "adapter_model.safetensors")
+    saved = {"rank": config["r"], "alpha": config["lora_alpha"], "num_parameters": sum(tensor.numel() for tensor in weights.values())}
+    assert saved["rank"] == max(tensor.shape[0] for name, tensor in weights.items() if "lora_A" in name)
+    assert {key: getattr(result, key) for key in saved} == saved
+    assert {key: read_run(run.id)["actual"][key] for key in saved} == saved
+    assert {key: getattr(version, key) for key in saved} == saved
+
+
+@pytest.mark.parametrize(
+    ("keys", "rank", "alpha"),
+    [
+        ({}, 4, 32.0),
+        ({"alpha": 7.0}, 4, 7.0),
+        ({"rank_pattern": {"down_proj": 2, "q_proj": 8}}, 8, 64.0),  # one scale for all layers
+        ({"method": "rslora"}, 4, 64.0),
+        ({"method": "pissa"}, 8, 64.0),
+        ({"method": "dora"}, 4, 32.0),
+    ],
+)
+def test_what_is_recorded_is_what_the_saved_files_say(keys: dict[str, Any], rank: int, alpha: float) -> None:
+    base = tiny_base("llama")
+    run = begin(base, steps=6, **keys)
+    result = result_of(finish(run, base))
+    assert (result.rank, result.alpha) == (rank, alpha)
+    assert_recorded_as_saved(run, base, result)
+
+
+def test_what_is_recorded_of_an_automatic_rank_is_what_the_saved_files_say() -> None:
+    base = tiny_base("gemma3")
+    run = begin(base, rank="auto", rank_margin=0.9, steps=10, learning_rate=2e-2)
+    result = result_of(finish(run, base))
+    assert result.rank < run.plan.lora.rank
+    assert_recorded_as_saved(run, base, result)
 
 
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
@@ -328,6 +370,20 @@ def test_preferences_begin_at_ln_2_and_are_learned(with_reference: bool) -> None
     assert losses[-1] < LN_2 - 0.1
 
 
+@pytest.mark.parametrize("method", ["lora", "rslora", "pissa", "dora"])
+def test_preferences_go_on_from_all_that_the_reference_learned(method: str) -> None:
+    base = tiny_base("llama")
+    first = begin(base, method=method, rank=16, alpha=9.0, steps=6)
+    before = result_of(finish(first, base))
+    run = begin(base, dataset(rejected=True), preference={"reference": "base", "beta": 0.5}, steps=10)
+    result = result_of(finish(run, base, load_adapter(first.adapter_folder, base)))
+    assert (result.rank, result.alpha, result.num_parameters) == (before.rank, before.alpha, before.num_parameters)
+    assert_recorded_as_saved(run, base, result)
+    old, new = (load_file(folder / "adapter_model.safetensors") for folder in (first.adapter_folder, run.adapter_folder))
+    assert not [name for name in new if torch.equal(old[name], new[name])]  # with DoRA the magnitudes too
+    assert any("magnitude" in name for name in new) == (method == "dora")
+
+
 def test_a_wrong_reference_stops_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     from lorimer.training import preference
 
@@ -346,6 +402,7 @@ def test_a_wrong_reference_stops_before_the_first_step(monkeypatch: pytest.Monke
         ({}, True, ConfigError, "has chosen and rejected answers"),
         ({"preference": {"reference": "base"}}, False, ConfigError, "has no rejected answers"),
         ({"preference": {"reference": "base"}, "dropout": 0.1}, True, ConfigError, "`dropout` does not go with `preference`"),
+        ({"preference": {"reference": "a@v1"}, "rank": 8}, True, ConfigError, "`rank` of an adapter that goes on from 'a@v1'"),
         ({"rank": 64}, False, ConfigError, r"rank 64 is impossible for .* take at most"),
         ({"rank_pattern": {"q_porj": 2}}, False, ConfigError, r"`rank_pattern`: .*'q_porj'"),
         ({"layers": "top 2"}, False, ConfigError, "`layers` is 'top 2'"),

@@ -150,8 +150,10 @@ def _words_of(measure: Measure, details: "RunDetails") -> str:
     if actual is not None:
         words.append(f"{actual / measure.size:.2f} {measure.unit}")
     if planned := details.needs.get(measure.planned_key):
-        low, middle, high = (float(planned[key] or 0.0) / measure.size for key in ("low", "middle", "high"))
-        words.append(f"planned {middle:.2f} {measure.unit} ({low:.2f} to {high:.2f})")
+        middle = planned["middle"]
+        low, high = (float(planned[key] or 0.0) / measure.size for key in ("low", "high"))
+        span = f"{low:.2f} to {high:.2f}"
+        words.append(f"planned {span} {measure.unit}" if middle is None else f"planned {middle / measure.size:.2f} {measure.unit} ({span})")
         if planned["ratio"] is not None:
             words.append(f"{planned['ratio']:.2f} times the plan")
     return ", ".join(words)

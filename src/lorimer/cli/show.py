@@ -23,7 +23,8 @@ from lorimer.training.loop import RunFailure, StepMetrics
 from lorimer.training.plan import TrainingPlan, describe
 from lorimer.training.rank import RankChoice
 from lorimer.training.runs import Run
-from lorimer.training.train import RunResult, Validation
+from lorimer.training.train import RunResult
+from lorimer.training.validation import Validation
 
 SHOWN_HEAD, SHOWN_TAIL = 300, 700  # characters of a long row: its end is what is learned
 STYLES = {"stop": "bold red", "warn": "yellow"}

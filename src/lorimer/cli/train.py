@@ -29,7 +29,7 @@ def train(
     if strict and not packed:
         raise UsageError("--strict says how recipes are trained together: it goes with --packed")
     packs = [recipes] if packed else [[path] for path in recipes]
-    mode: Mode = "fused" if packed and not strict else "strict"
+    mode: Mode | None = None if not packed else "strict" if strict else "fused"
     pipelines = (train_recipes([read_recipe(path) for path in pack], mode=mode) for pack in packs)
     made = [thing for things in pipelines for thing in show_progress(things, quiet=as_json)]
     results = [thing for thing in made if isinstance(thing, RunResult)]

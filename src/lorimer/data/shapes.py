@@ -18,7 +18,7 @@ PAIRS = (
     ("input", "output"),
     ("question", "answer"),
 )
-PREFERENCE = ("chosen", "rejected")
+PREFERENCE = ("chosen", "rejected")  # as columns are called, and as a recipe names them
 PREFERENCE_PROMPTS = ("prompt", "question")
 OPENAI_PREFERENCE = ("input", "preferred_output", "non_preferred_output")
 ALPACA_INPUTS = ("input", "context")  # Dolly writes "context" and "response" where Alpaca writes "input" and "output"
@@ -47,8 +47,7 @@ class Shape:
 def recognise(keys: Collection[str]) -> Shape | None:
     """The shape that rows with these keys have, or None."""
     if _has_all(PREFERENCE, keys):  # first: pairs often come with the better conversation under "messages" once more
-        chosen, rejected = PREFERENCE
-        return Shape(name="preference", columns={"completion": chosen, "rejected": rejected}, optional=OPTIONAL | {"prompt"})
+        return _preference(*PREFERENCE)
     if _has_all(OPENAI_PREFERENCE, keys):
         prompt, chosen, rejected = OPENAI_PREFERENCE
         return Shape(name="OpenAI preference", columns={"prompt": prompt, "completion": chosen, "rejected": rejected})
@@ -85,20 +84,26 @@ def shape_of_columns(columns: ColumnNames, keys: Collection[str], file: str) -> 
     Raises:
         ConfigError: naming every column that the file does not have, or parts that do not go together.
     """
-    wanted = cast(dict[Part, str], columns.model_dump(exclude_none=True))
-    absent = [_describe_absent(part, column, keys, file) for part, column in wanted.items() if column not in keys]
+    named = columns.model_dump(exclude_none=True)
+    absent = [_describe_absent(name, column, keys, file) for name, column in named.items() if column not in keys]
     if absent:
         raise ConfigError("; ".join(absent))
-    if len(set(wanted.values())) < len(wanted):
-        raise ConfigError(f"columns for {file!r}: one column is named for two parts ({columns.model_dump(exclude_none=True)})")
+    if len(set(named.values())) < len(named):
+        raise ConfigError(f"columns for {file!r}: one column is named for two parts ({named})")
+    is_preference = bool(columns.chosen or columns.rejected)
+    if is_preference and (columns.completion or columns.text):
+        raise ConfigError(f"columns for {file!r}: `chosen` and `rejected` are two answers; name them, or `completion`, or `text`")
     if columns.text:
         shape: Shape | None = Shape(name="text", columns={"text": columns.text})
+    elif is_preference:
+        shape = _two_answers(named, keys, file)
     elif columns.completion or (columns.prompt and not _has_all(PREFERENCE, set(keys) - {columns.prompt})):
         shape = _pair(columns, keys, file)
     else:
         shape = recognise(keys)
     if shape and shape.name == "text" and (columns.prompt or columns.completion or columns.system):
         raise ConfigError(f"columns for {file!r}: plain text has no prompt, completion or system; name `text` or the others")
+    wanted = cast(dict[Part, str], {"completion" if name == "chosen" else name: column for name, column in named.items()})
     return replace(shape, columns={**shape.columns, **wanted}) if shape else None
 
 
@@ -170,7 +175,26 @@ def _pair(columns: ColumnNames, keys: Collection[str], file: str) -> Shape:
     return Shape(name="prompt/completion", columns={"prompt": prompt, "completion": completion})
 
 
-def _describe_absent(part: Part, column: str, keys: Collection[str], file: str) -> str:
+def _two_answers(named: Mapping[str, str], keys: Collection[str], file: str) -> Shape:
+    """The pair of answers of which at least one was named; the other may have its usual name.
+
+    Raises:
+        ConfigError: if it has not.
+    """
+    usual = [name for name in PREFERENCE if name in keys and name not in named.values()]
+    missing = [name for name in PREFERENCE if name not in named and name not in usual]
+    if missing:
+        raise ConfigError(f"columns for {file!r}: the {missing[0]} column must be named too; the file has {list_columns(keys)}")
+    chosen, rejected = (named.get(name, name) for name in PREFERENCE)
+    return _preference(chosen, rejected)
+
+
+def _preference(chosen: str, rejected: str) -> Shape:
+    """Its prompt may be missing: both answers may bring their whole conversation."""
+    return Shape(name="preference", columns={"completion": chosen, "rejected": rejected}, optional=OPTIONAL | {"prompt"})
+
+
+def _describe_absent(part: str, column: str, keys: Collection[str], file: str) -> str:
     near = get_close_matches(column, keys, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return f"{file!r} has no column {column!r}, named for {part}{hint}; it has {list_columns(keys)}"

@@ -47,7 +47,8 @@ class ReadResult:
 
     examples: tuple[Example, ...]
     shape: str
-    """`chat messages`, `ShareGPT`, `prompt/completion`, `Alpaca` or `text`; `unknown` if no row could be read at all."""
+    """`chat messages`, `ShareGPT`, `prompt/completion`, `Alpaca` or `text`, with two answers to each prompt `preference` or
+    `OpenAI preference`; `unknown` if no row could be read at all."""
     columns: Mapping[str, str]
     """Which column held which part of an example."""
     problems: tuple[RowProblem, ...]
@@ -104,7 +105,8 @@ def _find_shape(path: Path, rows: list[RawRow], columns: ColumnNames | None, sys
     if shape is None:
         raise ConfigError(
             f"{str(path)!r}: its columns {list_columns(keys)} are of no shape that is known: name them with "
-            "`--prompt-column` and `--completion-column`, or `--text-column` (in a recipe, under `columns:`)"
+            "`--prompt-column` and `--completion-column`, or `--text-column` (in a recipe, under `columns:`, which also takes `chosen` and "
+            "`rejected`)"
         )
     label = next((key for key in LABELS if key in keys), None)
     if shape.name == "text" and label and not (columns and columns.text):

@@ -89,8 +89,10 @@ def _peft_config(lora: LoRA, base: Base) -> dict[str, Any]:
 
 
 def _commonest(values: Iterable[float]) -> float:
-    counts = Counter(round(value, 6) for value in values)
-    return counts.most_common(1)[0][0]
+    """The value most have; those that differ by rounding alone count as one, and the first of them is taken as it is."""
+    found = list(values)
+    commonest = Counter(round(value, 6) for value in found).most_common(1)[0][0]
+    return next(value for value in found if round(value, 6) == commonest)
 
 
 def _shortest_names(targets: Iterable[str], layers: Mapping[str, LoRALinear]) -> list[str]:

@@ -22,6 +22,7 @@ class NewVersion:
     dataset_digest: str
     run_id: str
     rank: int
+    """The highest of any layer; as alpha and the number of parameters, what `adapter_config.json` and the weights beside it say."""
     alpha: float
     num_parameters: int
     template_digest: str
@@ -40,6 +41,7 @@ class AdapterVersion:
     dataset_digest: str
     run_id: str
     rank: int
+    """As its files have it, and alpha too: not always what the recipe asked for."""
     alpha: float
     num_parameters: int
     num_bytes: int

@@ -12,7 +12,7 @@ from lorimer.model.lora import LoRAConfig
 from lorimer.model.machine import probe
 from lorimer.training.calibration import Correction, correction_of_bytes, correction_of_seconds
 from lorimer.training.checks import Finding
-from lorimer.training.inspection import LearningReport, describe_report, inspect
+from lorimer.training.inspection import LearningReport, describe_report, inspect, refuse_waste
 from lorimer.training.needs import Work, estimate_seconds, fit_memory, frozen_layer
 from lorimer.training.optim import OptimizerConfig
 from lorimer.training.presets import PRESETS
@@ -24,6 +24,7 @@ ALPHA = 32.0  # fixed, so that the best learning rate hardly depends on the rank
 SMALL_BASE = 2_000_000_000  # parameters; small bases learn best at 1e-3, larger at 3e-4 (the field's sweeps over adapters)
 UNKNOWN_SECONDS, UNKNOWN_BYTES = (0.75, 1.4), (0.9, 1.15)  # ranges while no run was finished here; measured in dev/LOG.md
 B_RATE_RATIO = 16.0  # LoRA+
+SHAPE_KEYS = ("method", "rank", "rank_pattern", "alpha", "targets", "layers")
 DECIDING = (
     *("method", "lora", "optimizer", "preference", "batch_size", "num_steps", "tokens_per_micro_batch", "is_checkpointed"),
     *("from_layer", "rank_margin", "validate_every", "patience", "seed", "max_len", "dtype"),
@@ -162,6 +163,7 @@ def plan(recipe: Recipe, dataset: Dataset, base: Base, progress: Callable[[int, 
         require_rows(len(report.rendered["validation"]))
     is_preference = recipe.preference is not None
     if is_preference != bool(report.rejected["train"]):
+        refuse_waste(report)  # rows of both kinds are a defect of their own, and the clearer thing to say
         has = "no rejected answers" if is_preference else "chosen and rejected answers"
         raise ConfigError(
             f"dataset {dataset.name!r} has {has}: `preference:` in the recipe goes with rows that have both, and only with them"
@@ -243,6 +245,13 @@ def _refuse_contradictions(recipe: Recipe) -> None:
     if recipe.rank == "auto" and (recipe.rank_pattern or recipe.method == "dora" or recipe.preference):
         other = "`rank_pattern`" if recipe.rank_pattern else "DoRA" if recipe.method == "dora" else "`preference`"
         raise ConfigError(f"`rank: auto` does not go with {other}: give a rank")
+    if recipe.preference and recipe.preference.reference != "base":
+        asked = [key for key in SHAPE_KEYS if key in recipe.model_fields_set]
+        if asked:
+            raise ConfigError(
+                f"`{'`, `'.join(asked)}` of an adapter that goes on from {recipe.preference.reference!r} are that adapter's own: leave "
+                f"{'it' if len(asked) == 1 else 'them'} out"
+            )
     if recipe.patience and recipe.preference:
         raise ConfigError("`patience` looks at the loss of answers, which preferences do not lower: leave it out")
 

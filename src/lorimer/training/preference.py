@@ -6,7 +6,7 @@ supervised training. Its log-likelihoods are computed once, before the first ste
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +54,19 @@ class Preference:
         place = {row_id: at for at, row_id in enumerate(micro.row_ids)}
         chosen = [row_id for row_id in micro.row_ids if row_id % 2 == 0]
         return sums[[place[i] for i in chosen]] - sums[[place[i + 1] for i in chosen]]
+
+
+def copy_for_training(reference: LoRA) -> LoRA:
+    """An adapter that begins where the reference is, and learns all that the reference has: with DoRA its magnitudes too."""
+    weights = {
+        name: replace(own, a=_trainable(own.a), b=_trainable(own.b), magnitude=None if own.magnitude is None else _trainable(own.magnitude))
+        for name, own in reference.weights.items()
+    }
+    return replace(reference, weights=weights)
+
+
+def _trainable(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone().requires_grad_()
 
 
 def prepare_preference(

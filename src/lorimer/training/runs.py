@@ -128,7 +128,8 @@ def is_cancelled(run: RunRecord) -> bool:
 
 def list_runs() -> list[dict[str, Any]]:
     """What every run's folder says of it, newest first."""
-    return [read_json(path) for path in sorted((home() / "runs").glob("*/run.json"), reverse=True)]
+    found = sorted((home() / "runs").glob("*/run.json"), reverse=True)
+    return [{"method": "lora", **read_json(path)} for path in found]  # what older versions trained without writing it down
 
 
 def read_run(run_id: str) -> dict[str, Any]:
@@ -152,7 +153,8 @@ class RunDetails:
     """`run.json`."""
     recipe: Recipe
     needs: Mapping[str, Mapping[str, float | None]]
-    """`seconds` and `memory_bytes`, where they were planned: low, middle, high, and once it has ended actual and its ratio to middle."""
+    """`seconds` and `memory_bytes`, where they were planned: low, middle (older runs have none), high, and once it has ended actual and
+    its ratio to middle."""
     last_step: Mapping[str, Any] | None
     """The newest line of its metrics."""
     pictures: tuple[Path, ...]
@@ -178,8 +180,9 @@ def read_details(run_id: str) -> RunDetails:
 
 
 def _against(planned: Mapping[str, float], actual: float | None) -> dict[str, float | None]:
-    ratio = actual / planned["middle"] if actual is not None and planned["middle"] else None
-    return {**planned, "actual": actual, "ratio": ratio}
+    middle = planned.get("middle")  # older versions planned the ends of a range alone
+    ratio = actual / middle if actual is not None and middle else None
+    return {"middle": middle, **planned, "actual": actual, "ratio": ratio}
 
 
 def cancel_run(run_id: str) -> None:

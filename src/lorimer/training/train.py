@@ -1,53 +1,31 @@
 """How runs go from start to end: begun or resumed, trained step by step, validated, checkpointed, saved, and seen to be right on disk.
 
-The steps themselves are in loop.py, what a run's folder holds in runs.py.
+How runs begin is in active.py, the steps are in loop.py, looks at the validation split in validation.py, a run's folder in runs.py.
 """
 
 import resource
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from lorimer.errors import IntegrityError, TrainingError
+from lorimer.errors import TrainingError
 from lorimer.model.adapter import Lock, load_adapter, save_adapter
 from lorimer.model.base import Base
-from lorimer.model.chat import Rendered
-from lorimer.model.lora import LoRA, initialise
-from lorimer.storage import append_jsonl, read_jsonl, write_json, write_jsonl
-from lorimer.training.batching import batches
+from lorimer.model.lora import LoRA
+from lorimer.storage import append_jsonl, read_jsonl, write_json
+from lorimer.training.active import Active, begin
 from lorimer.training.calibration import Actual, record_actual
-from lorimer.training.checkpoints import TrainingState, find_checkpoints, load_checkpoint, save_checkpoint
-from lorimer.training.frozen import keep_frozen_states
+from lorimer.training.checkpoints import save_checkpoint
 from lorimer.training.loop import Learner, Mode, RunFailure, StepMetrics, train
-from lorimer.training.optim import make_optimizer
 from lorimer.training.pictures import draw_curves, draw_rank_curve
-from lorimer.training.preference import pair_batches, prepare_preference
 from lorimer.training.rank import RankChoice, choose_rank
 from lorimer.training.runs import Run, State, is_cancelled, write_state
-from lorimer.training.scoring import RowScores, score_rows
-from lorimer.training.tracking import Tracker, open_trackers
+from lorimer.training.validation import Validation, keep_best, validate, verify_saved
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
-NUM_VERIFIED = 64  # validation rows the saved files answer again
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Validation:
-    """A look at the validation split during a run."""
-
-    run_id: str
-    step: int
-    loss: float
-    """Mean negative log-likelihood per learned token, in nats."""
-    exact: float
-    """Share of rows that greedy decoding would answer exactly."""
-    num_rows: int
-    is_best: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +35,8 @@ class RunResult:
     run_id: str
     adapter_folder: Path
     rank: int
+    """The highest of any layer. This, alpha and the number of parameters are what the saved files say, whatever the recipe asked for:
+    PiSSA is saved at twice its rank, rsLoRA with the alpha that comes to its scale, preferences as the reference they began with."""
     alpha: float
     num_parameters: int
     num_steps: int
@@ -76,23 +56,6 @@ class RunResult:
 
 
 RunEvent = StepMetrics | Validation | RankChoice | RunFailure | RunResult
-
-
-@dataclass(slots=True, kw_only=True)
-class _Active:
-    """A run that is being trained."""
-
-    run: Run
-    state: TrainingState
-    held_out: Sequence[Rendered]
-    trackers: Sequence[Tracker]
-    seconds: float = 0.0
-    checkpointed_at: float
-
-    @property
-    def is_done(self) -> bool:
-        """Whether no step is left to take."""
-        return self.state.learner.is_stopped or self.state.learner.step == self.state.learner.num_steps
 
 
 def train_run(run: Run, base: Base, reference: LoRA | None = None) -> Iterator[RunEvent]:
@@ -117,7 +80,7 @@ def train_runs(
     references: Mapping[str, LoRA | None] | None = None,
 ) -> Iterator[RunEvent]:
     """Train several adapters over one base. Runs that do not fit in `memory_bytes` together wait until others are done."""
-    waiting, active, learners = deque(runs), dict[str, _Active](), list[Learner]()
+    waiting, active, learners = deque(runs), dict[str, Active](), list[Learner]()
     budget = max((run.plan.tokens_per_micro_batch for run in runs), default=0)
     try:
         while waiting or learners:
@@ -147,7 +110,7 @@ def train_runs(
 
 def _admit(
     waiting: deque[Run],
-    active: dict[str, _Active],
+    active: dict[str, Active],
     learners: list[Learner],
     base: Base,
     memory_bytes: float,
@@ -160,74 +123,11 @@ def _admit(
         if active and taken + waiting[0].plan.resident_bytes > memory_bytes:
             return
         run = waiting.popleft()
-        active[run.id] = _begin(run, base, references.get(run.id))
+        active[run.id] = begin(run, base, references.get(run.id))
         learners.append(active[run.id].state.learner)
 
 
-def _begin(run: Run, base: Base, reference: LoRA | None) -> _Active:
-    """A run's adapter, optimizer and data, put where its newest checkpoint was."""
-    plan = run.plan
-    parameters = {key: value for key, value in plan.decisions.items() if isinstance(value, int | float | str)}
-    trackers = open_trackers(run.recipe.track, run_id=run.id, adapter_name=run.adapter_name, parameters=parameters, folder=run.folder)
-    lora = initialise(plan.lora, base.layers, plan.seed)
-    if reference is not None:
-        lora = _copy_for_training(reference)
-    learner = Learner(
-        run_id=run.id,
-        lora=lora,
-        optimizer=make_optimizer(lora, plan.optimizer),
-        config=plan.optimizer,
-        batches=iter(()),
-        num_steps=plan.num_steps,
-        seed=plan.seed,
-    )
-    state = TrainingState(learner=learner)
-    metrics = run.folder / "metrics.jsonl"
-    if checkpoints := find_checkpoints(run.folder / "checkpoints"):
-        load_checkpoint(checkpoints[-1], state, run.plan_digest)
-        learner.is_stopped = _has_gained_nothing(state, plan.patience)
-        write_jsonl(metrics, [row for row in read_jsonl(metrics) if row["step"] <= learner.step])
-    else:
-        metrics.unlink(missing_ok=True)
-    _give_rows(learner, run, base, reference)
-    base.is_checkpointed = plan.is_checkpointed
-    seconds = sum(row["seconds"] for row in read_jsonl(metrics)) if metrics.is_file() else 0.0
-    held_out = plan.report.rendered["validation"]
-    return _Active(run=run, state=state, held_out=held_out, trackers=trackers, seconds=seconds, checkpointed_at=time.monotonic())
-
-
-def _give_rows(learner: Learner, run: Run, base: Base, reference: LoRA | None) -> None:
-    """The batches from the learner's step on, and what is computed once for all of them."""
-    plan, rows = run.plan, run.plan.report.rendered["train"]
-    steps = {
-        "batch_size": plan.batch_size,
-        "num_steps": plan.num_steps,
-        "tokens_per_micro_batch": plan.tokens_per_micro_batch,
-        "seed": plan.seed,
-        "start": learner.step,
-    }
-    if plan.preference is not None:
-        pairs = list(zip(rows, plan.report.rejected["train"], strict=True))
-        learner.objective = preference = prepare_preference(
-            pairs, base, reference, beta=plan.preference.beta, tokens_per_micro_batch=plan.tokens_per_micro_batch
-        )
-        learner.batches = pair_batches(preference, **steps)
-        return
-    if plan.from_layer:
-        learner.frozen = keep_frozen_states(base, plan.from_layer, rows, plan.tokens_per_micro_batch)
-    learner.batches = batches(rows, **steps, share_prefixes=not plan.lora.dropout)  # each row's dropout is its own
-
-
-def _copy_for_training(reference: LoRA) -> LoRA:
-    """An adapter that begins where the reference is."""
-    weights = {
-        name: replace(own, a=own.a.detach().clone().requires_grad_(), b=own.b.detach().clone().requires_grad_())
-        for name, own in reference.weights.items()
-    }
-    return replace(reference, weights=weights)
-
-
-def _after_step(own: _Active, event: StepMetrics | RunFailure, base: Base) -> Iterator[RunEvent]:
+def _after_step(own: Active, event: StepMetrics | RunFailure, base: Base) -> Iterator[RunEvent]:
     """Validate, write down, checkpoint, and see whether to stop."""
     yield event
     if isinstance(event, RunFailure):
@@ -235,9 +135,10 @@ def _after_step(own: _Active, event: StepMetrics | RunFailure, base: Base) -> It
         return
     own.seconds += event.seconds
     row: dict[str, Any] = asdict(event)
-    every = own.run.plan.validate_every
+    plan = own.run.plan
+    every = plan.validate_every
     if every and own.held_out and (event.step % every == 0 or event.step == event.num_steps):
-        validation = _validate(own, base)
+        validation = validate(base, own.state, own.held_out, budget=plan.tokens_per_micro_batch, patience=plan.patience)
         row |= {"validation_loss": validation.loss, "validation_exact": validation.exact}
         yield validation
     append_jsonl(own.run.folder / "metrics.jsonl", row)
@@ -251,27 +152,7 @@ def _after_step(own: _Active, event: StepMetrics | RunFailure, base: Base) -> It
         _end(own, "cancelled")
 
 
-def _validate(own: _Active, base: Base) -> Validation:
-    """Score the validation split; remember the weights if they are the best yet, and stop when none were for too long."""
-    state, plan = own.state, own.run.plan
-    scores = score_rows(base, state.learner.lora, own.held_out, plan.tokens_per_micro_batch)
-    is_best = state.best_loss is None or scores.loss < state.best_loss
-    if is_best:
-        state.best = [parameter.detach().clone() for parameter in state.learner.lora.parameters()]
-        state.best_loss, state.best_step, state.num_looks_since_best = scores.loss, state.learner.step, 0
-    else:
-        state.num_looks_since_best += 1
-        state.learner.is_stopped = _has_gained_nothing(state, plan.patience)
-    return Validation(
-        run_id=own.run.id, step=state.learner.step, loss=scores.loss, exact=scores.exact, num_rows=len(own.held_out), is_best=is_best
-    )
-
-
-def _has_gained_nothing(state: TrainingState, patience: int | None) -> bool:
-    return patience is not None and state.num_looks_since_best >= patience
-
-
-def _checkpoint(own: _Active, step: int) -> None:
+def _checkpoint(own: Active, step: int) -> None:
     every = own.run.recipe.checkpoint_every
     due = step % every == 0 if every else time.monotonic() - own.checkpointed_at >= SECONDS_BETWEEN_CHECKPOINTS
     if due and step < own.run.plan.num_steps:
@@ -279,15 +160,10 @@ def _checkpoint(own: _Active, step: int) -> None:
         own.checkpointed_at = time.monotonic()
 
 
-def _finish(own: _Active, base: Base) -> Iterator[RankChoice | RunResult]:
+def _finish(own: Active, base: Base) -> Iterator[RankChoice | RunResult]:
     """Keep the best weights, choose the rank where asked, save, and see that the saved files answer as the adapter did."""
     run, state, plan = own.run, own.state, own.run.plan
-    lora, kept_step = state.learner.lora, state.learner.step
-    if state.best is not None and state.best_step is not None:
-        kept_step = state.best_step
-        with torch.no_grad():
-            for parameter, best in zip(lora.parameters(), state.best, strict=True):
-                parameter.copy_(best)
+    lora, kept_step = state.learner.lora, keep_best(state)
     if plan.rank_margin is not None:
         choice = choose_rank(base, lora, own.held_out, plan.rank_margin, plan.tokens_per_micro_batch, run.id)
         write_json(run.folder / "rank.json", choice.to_json())
@@ -295,13 +171,14 @@ def _finish(own: _Active, base: Base) -> Iterator[RankChoice | RunResult]:
         lora = choice.lora
         yield choice
     save_adapter(lora, run.adapter_folder, base, _lock(run, base))
-    scores = verify_saved(run, base, lora, own.held_out)
+    saved = load_adapter(run.adapter_folder, base)
+    scores = verify_saved(base, lora, saved, own.held_out, budget=plan.tokens_per_micro_batch, run_id=run.id)
     result = RunResult(
         run_id=run.id,
         adapter_folder=run.adapter_folder,
-        rank=max(weights.factors[0].shape[0] for weights in lora.weights.values()),
-        alpha=plan.lora.alpha,
-        num_parameters=sum(factor.numel() for weights in lora.weights.values() for factor in weights.factors),
+        rank=saved.config.rank,
+        alpha=saved.config.alpha,
+        num_parameters=saved.num_parameters,
         num_steps=state.learner.step,
         kept_step=kept_step,
         validation_loss=scores.loss if scores else None,
@@ -325,25 +202,6 @@ def _finish(own: _Active, base: Base) -> Iterator[RankChoice | RunResult]:
     yield result
 
 
-def verify_saved(run: Run, base: Base, lora: LoRA, held_out: Sequence[Rendered]) -> RowScores | None:
-    """Score the validation split by the adapter in memory, and some of it again by the saved files.
-
-    Raises:
-        IntegrityError: if the files answer otherwise.
-    """
-    if not held_out:
-        return None
-    budget = run.plan.tokens_per_micro_batch
-    again, rows = load_adapter(run.adapter_folder, base), held_out[:NUM_VERIFIED]
-    here, there = score_rows(base, lora, rows, budget), score_rows(base, again, rows, budget)
-    if here != there:
-        raise IntegrityError(
-            f"run {run.id!r}: the saved adapter scores {there.loss:.6f} where the one in memory scored {here.loss:.6f} on the same rows: "
-            "it is not registered; check the disk and resume the run"
-        )
-    return here if len(rows) == len(held_out) else score_rows(base, lora, held_out, budget)
-
-
 def _lock(run: Run, base: Base) -> Lock:
     return Lock(
         base_name=base.name,
@@ -355,7 +213,7 @@ def _lock(run: Run, base: Base) -> Lock:
     )
 
 
-def _end(own: _Active, state: State, **more: Any) -> None:
+def _end(own: Active, state: State, **more: Any) -> None:
     write_state(own.run, state, **more)
     for tracker in own.trackers:
         tracker.finish(state)
