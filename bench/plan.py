@@ -15,20 +15,21 @@ import tempfile
 from pathlib import Path
 
 from report import Row, draw_bars, median_rows, write_results
-from train import DATA, gemma
+from train import DATA, ROOT, gemma
 
 SHARED = DATA.parents[1]
 BANKING = f"dataset: {DATA}\ncolumns: {{prompt: text, completion: category}}\npreset: classification\n"
 BITEXT = SHARED / "bitext_customer_support" / "bitext_customer_support.csv"
 SUPPORT = f"dataset: {BITEXT}\ncolumns: {{prompt: instruction, completion: response}}\n"
 DIALOG = f"dataset: {SHARED / 'mts_dialog' / 'MTS-Dialog-TrainingSet.csv'}\ncolumns: {{prompt: dialogue, completion: section_text}}\n"
+HELPDESK = f"dataset: {ROOT / 'src' / 'lorimer' / 'data' / 'helpdesk' / 'tickets.jsonl'}\npreset: extraction\n"
 CALIBRATION = {
-    "helpdesk, batch 8": "dataset: helpdesk\npreset: extraction\nbatch_size: 8\nsteps: 20\n",
+    "helpdesk, batch 8": HELPDESK + "batch_size: 8\nsteps: 20\n",
     "banking77, batch 16": BANKING + "batch_size: 16\nsteps: 20\n",
 }
 UNSEEN = {
     "banking77, rank 64, batch 32": BANKING + "rank: 64\nbatch_size: 32\nsteps: 12\n",
-    "helpdesk, upper 6 layers, 3 epochs of 200": "dataset: helpdesk\npreset: extraction\nlayers: last 6\nbatch_size: 16\nsteps: 20\n",
+    "helpdesk, upper 6 layers": HELPDESK + "layers: last 6\nbatch_size: 16\nsteps: 20\n",
     "customer support, long answers": SUPPORT + "batch_size: 8\nsteps: 12\n",
     "doctor's dialogues, long prompts": DIALOG + "batch_size: 4\nsteps: 10\nmax_len: 1500\n",
 }
