@@ -38,7 +38,9 @@ def test_equals_torch(
 
 def small_head(num_tokens: int = 50, width: int = 8) -> SimpleNamespace:
     weight = torch.randn(num_tokens, width)
-    return SimpleNamespace(weight=weight, bias=None, scale=1.0, softcap=None, logits=lambda hidden: hidden @ weight.T)
+    return SimpleNamespace(
+        weight=weight, bias=None, scale=1.0, softcap=None, logits=lambda hidden: hidden @ weight.T, shape=lambda logits: logits
+    )
 
 
 def test_no_targets_cost_nothing() -> None:

@@ -44,7 +44,10 @@ class Head:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (n, h) -> (n, V)."""
-        logits = F.linear(hidden, self.weight, self.bias)
+        return self.shape(F.linear(hidden, self.weight, self.bias))
+
+    def shape(self, logits: Tensor) -> Tensor:
+        """What is done to raw logits (n, V) -> (n, V)."""
         if self.scale != 1.0:
             logits = logits * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)

@@ -61,11 +61,11 @@ def _actuals(machine: str) -> list[Actual]:
 
 
 def _correction(ratios: Sequence[float], unknown: tuple[float, float]) -> Correction:
-    """The median; the range shrinks from the unknown one to the runs' own spread as they become more."""
+    """The median, an uncorrected plan among the runs, since one run says little; the range shrinks from the unknown one to their spread."""
     if not ratios:
         return Correction(middle=1.0, low=unknown[0], high=unknown[1], num_runs=0)
-    middle = statistics.median(ratios)
-    trust = 1 / len(ratios)  # one run says little of how runs differ
+    middle = statistics.median([*ratios, 1.0])
+    trust = 1 / len(ratios)
     low = min(*ratios, middle * (1 - trust * (1 - unknown[0])))
     high = max(*ratios, middle * (1 + trust * (unknown[1] - 1)))
     return Correction(middle=middle, low=low, high=high, num_runs=len(ratios))

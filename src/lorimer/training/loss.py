@@ -45,10 +45,15 @@ def score_tokens(hidden: Tensor, head: Head, targets: Tensor) -> TokenScores:
     """hidden (N, h), targets (N) -> losses and whether each target is the likeliest token; nothing is kept."""
     losses, is_likeliest = [], []
     block_len = max(1, BLOCK_BYTES // (4 * head.weight.shape[0]))
-    for own in _chunks(hidden, head):
-        blocks = zip(torch.split(head.logits(hidden[own]), block_len), torch.split(targets[own], block_len), strict=True)
-        for raw, places in blocks:
-            logits = raw.float()
+    chunks = _chunks(hidden, head)
+    buffer = _buffer(chunks[0].stop if chunks else 0, head.weight)
+    for own in chunks:
+        rows = hidden[own]
+        whole = torch.mm(rows, head.weight.T, out=buffer[: len(rows)])  # (n, V)
+        if head.bias is not None:
+            whole += head.bias
+        for raw, places in zip(torch.split(whole, block_len), torch.split(targets[own], block_len), strict=True):
+            logits = head.shape(raw).float()
             losses.append(logits.logsumexp(1) - logits.gather(1, places[:, None])[:, 0])
             is_likeliest.append(logits.argmax(1) == places)
     if not losses:

@@ -1,6 +1,7 @@
 """What a run needs on this machine: memory counted for its own micro-batches, time from a probe of its own step."""
 
 import random
+import statistics
 import time
 from dataclasses import dataclass, replace
 
@@ -21,7 +22,7 @@ MICRO_BATCH_TOKENS = 2048  # products are at full speed from about a thousand ro
 MAX_SHARE_OF_MEMORY = 0.9
 MAX_SHARE_OF_FROZEN_STATES = 0.25  # of the machine's memory
 NUM_SAMPLED_STEPS = 64  # whose real batches are laid out to count what a step computes
-PROBE_SECONDS, NUM_PROBES = 4.0, 3
+PROBE_SECONDS, NUM_PROBES = 8.0, 6
 PREFERENCE_HEAD = 1.5  # times the head's operations: its logits are formed again in the backward pass
 
 
@@ -136,7 +137,10 @@ def estimate_seconds(work: Work, fit: MemoryFit, from_layer: int) -> TimeEstimat
 
 
 def _probe_seconds(work: Work, micro: MicroBatch, is_checkpointed: bool) -> float:
-    """One micro-batch forward and back through an adapter that is thrown away; the best of a few, since others use the machine too."""
+    """One micro-batch forward and back through an adapter that is thrown away: the median of a few.
+
+    The first is left out where there is another: it waits for memory and products to be prepared, as few of a run's steps do.
+    """
     base, lora = work.base, initialise(replace(work.lora, kind="lora"), work.base.layers, work.seed)
     config = OptimizerConfig(learning_rate=1e-4)
     learner = Learner(
@@ -153,4 +157,4 @@ def _probe_seconds(work: Work, micro: MicroBatch, is_checkpointed: bool) -> floa
             seconds.append(time.perf_counter() - start)
     finally:
         base.is_checkpointed = before
-    return min(seconds)
+    return statistics.median(seconds[1:] or seconds)
