@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test check install lock format size clean test-quality bench-train bench-claims bench-xsid bench-plan help
+.PHONY: quickstart test check install lock format size clean test-quality bench-train bench-claims bench-xsid bench-plan bench-serve help
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -43,6 +43,9 @@ bench-xsid: $(INSTALLED) ## intents in five languages; ten minutes
 
 bench-plan: $(INSTALLED) ## plans beside what their runs then needed; ten minutes
 	$(BIN)/python bench/plan.py
+
+bench-serve: $(INSTALLED) .venv-peers ## serving beside vLLM, llama.cpp and PEFT, those that are there
+	$(BIN)/python bench/serve.py
 
 .venv-peers: bench/peers.txt
 	$(PYTHON) -m venv .venv-peers

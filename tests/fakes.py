@@ -20,10 +20,10 @@ from transformers import (
 
 from lorimer.data.dataset import Dataset
 from lorimer.data.example import Example, Message
-from lorimer.model.attention import IMPLEMENTATION
+from lorimer.model.attention import IMPLEMENTATION, PackedSegments, whole
 from lorimer.model.base import Base, digest_of_base
 from lorimer.model.chat import Renderer
-from lorimer.model.lora import LoRA, LoRAConfig, initialise
+from lorimer.model.lora import AdapterRows, LoRA, LoRAConfig, initialise
 from lorimer.training.checks import Finding
 from lorimer.training.inspection import LearningReport, inspect
 
@@ -95,6 +95,17 @@ def random_lora(base: Base, *, seed: int = 1, rank: int = 4, targets: tuple[str,
         for weights in lora.weights.values():
             weights.b.normal_(0, size, generator=generator)
     return lora
+
+
+def by_itself(base: Base, prompt: tuple[int, ...], lora: LoRA | None, num_tokens: int = 8) -> list[int]:
+    """Greedy, one sequence, everything computed anew for every token."""
+    ids = list(prompt)
+    with torch.inference_mode():
+        for _ in range(num_tokens):
+            rows = [AdapterRows(start=0, stop=len(ids), adapter=lora)]
+            hidden = base.hidden_states(torch.tensor(ids), torch.arange(len(ids)), PackedSegments(whole([len(ids)])), rows)
+            ids.append(int(base.head.logits(hidden[-1:]).argmax()))
+    return ids[len(prompt) :]
 
 
 def chat(*contents: str, source: str = "t.jsonl:1") -> Example:

@@ -10,6 +10,7 @@ from fakes import save_tiny_base
 from lorimer.cli.main import run
 from lorimer.config import read_recipe
 from lorimer.evaluation.report import EvalReport
+from lorimer.inference.composition import alone
 from lorimer.inference.engine import Engine, generate
 from lorimer.inference.sampling import SamplingParams
 from lorimer.inference.sequence import Sequence
@@ -72,7 +73,7 @@ def test_evaluated_answers_are_what_the_saved_files_say(recipe: Path) -> None:
 
     for item in report.items:
         prompt = base.renderer.render_prompt([Message(role="user", content=item.prompt)])
-        (sequence,) = generate(engine, [Sequence(prompt_ids=prompt, params=SamplingParams(max_tokens=20), adapter="x")])
+        (sequence,) = generate(engine, [Sequence(prompt_ids=prompt, params=SamplingParams(max_tokens=20), composition=alone("x"))])
         assert base.renderer.decode(sequence.output_ids) == item.adapter_answer
 
 

@@ -9,11 +9,14 @@ LorimerError               1  something failed
  |- TrainingError          1  a run that cannot go on (non-finite loss, nothing to learn from)
  |- AdapterError           1  adapter files that do not fit the base
  |- EngineError            1  a request the engine cannot serve
+ |   |- CompositionError    1  adapters that do not add up
+ |- AccessError            1  an API key that is unknown, revoked or expired
  |- ApiError               1  a request the HTTP API refuses, with its status (serving/refusals.py)
  |- GateFailedError        3  a gate said FAIL, or could not be evaluated (ERROR)
  |- AwaitingApprovalError  4  a second person has to approve
  |- InconclusiveError      5  a gate said INCONCLUSIVE
  |- IntegrityError         6  a checksum or digest differs
+ |   |- QuarantineError    6  an adapter that does not answer as it did when it was registered
 
 To add one: derive from the nearest class above, give it an `exit_code` only if the design's list has one for it, and draw it here.
 """
@@ -59,6 +62,14 @@ class EngineError(LorimerError):
     """A request the engine cannot serve."""
 
 
+class CompositionError(EngineError):
+    """Adapters that do not add up: one of them can only answer alone and whole."""
+
+
+class AccessError(LorimerError):
+    """An API key that is unknown, revoked or expired."""
+
+
 class GateFailedError(LorimerError):
     """A gate said FAIL or ERROR."""
 
@@ -81,3 +92,7 @@ class IntegrityError(LorimerError):
     """A checksum or digest differs from the recorded one."""
 
     exit_code = 6
+
+
+class QuarantineError(IntegrityError):
+    """An adapter that does not answer as it did when it was registered; it is not served."""

@@ -22,9 +22,14 @@ from lorimer.evaluation.page import report_folder, write_report
 from lorimer.evaluation.report import EvalReport, build_report
 from lorimer.evaluation.statistics import compare_pairs, proportion_of
 from lorimer.evaluation.task import Task, task_from_dataset
+from lorimer.inference.adapter_pool import AdapterPool
+from lorimer.inference.decoder import make_decoder
 from lorimer.inference.engine import Engine, EngineConfig
+from lorimer.inference.fingerprint import FINGERPRINT_FILE, Prober, norms_of
+from lorimer.inference.routing import ROUTING_FILE, make_profile, profile_to_bytes, prompts_of, states_of
 from lorimer.model.adapter import load_adapter
 from lorimer.model.base import Base, load_base
+from lorimer.model.chat import Rendered
 from lorimer.model.lora import LoRA
 from lorimer.model.machine import prepare_for_many_shapes, probe
 from lorimer.registry.promotion import promote
@@ -175,7 +180,7 @@ def _train_and_register(runs: Sequence[Run], base: Base, mode: Mode) -> Iterator
     for event in events:
         yield event
         if isinstance(event, RunResult):
-            yield register(by_id[event.run_id], event, base.renderer.template_digest)
+            yield register(by_id[event.run_id], event, base)
 
 
 def _load_shared_base(recipes: Sequence[Recipe]) -> Base:
@@ -240,8 +245,8 @@ def find_version(name: str) -> AdapterVersion:
     return Registry(open_database()).resolve(name)
 
 
-def register(run: Run, result: RunResult, template_digest: str) -> AdapterVersion:
-    """Keep a run's adapter as the next version of its name."""
+def register(run: Run, result: RunResult, base: Base) -> AdapterVersion:
+    """Keep a run's adapter as the next version of its name, with what serving will hold it to and route to it by."""
     new = NewVersion(
         name=run.adapter_name,
         source=result.adapter_folder,
@@ -253,6 +258,17 @@ def register(run: Run, result: RunResult, template_digest: str) -> AdapterVersio
         rank=result.rank,
         alpha=result.alpha,
         num_parameters=result.num_parameters,
-        template_digest=template_digest,
+        template_digest=base.renderer.template_digest,
+        companions=describe(result.adapter_folder, base, run.plan.report.rendered["train"]),
     )
     return Registry(open_database()).register(new)
+
+
+def describe(folder: Path, base: Base, rows: Sequence[Rendered]) -> dict[str, bytes]:
+    """What is kept beside an adapter's files, by name: what it answers to the probes, and where the rows it learned from lie."""
+    decoder = make_decoder(base)
+    lora = load_adapter(folder, base)
+    ready = AdapterPool(base, dense_weight=decoder.dense_weight).prepare(lora)
+    fingerprint = Prober(base, decoder).take(digest_of_folder(folder), ready, norms_of(lora, decoder.dense_weight))
+    profile = make_profile(states_of(base, decoder, prompts_of(rows)))
+    return {FINGERPRINT_FILE: fingerprint.to_bytes(), ROUTING_FILE: profile_to_bytes(profile, base.digest)}

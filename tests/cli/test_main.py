@@ -7,7 +7,7 @@ import pytest
 
 from lorimer.cli.main import run
 
-COMMANDS = ["quickstart", "init", "plan", "train", "evaluate", "serve", "chat", "doctor", "data curate", "adapters promote"]
+COMMANDS = ["quickstart", "init", "plan", "train", "evaluate", "serve", "chat", "doctor", "data curate", "adapters promote", "keys create"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -25,6 +25,9 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
         (["adapters", "show", "ghost"], "ghost"),
         (["evaluate", "ghost"], "ghost"),
         (["data", "show", "ghost"], "ghost"),
+        (["keys", "revoke", "ghost"], "ghost"),
+        (["keys", "create"], "--tenant"),
+        (["serve", "--host", "0.0.0.0"], "lorimer keys create"),
         (["init", "--use-case", "magic"], "magic"),
     ],
 )

@@ -21,6 +21,8 @@ from lorimer.model.adapter import Lock, save_adapter
 from lorimer.model.base import load_base
 from lorimer.registry.records import NewVersion
 from lorimer.registry.registry import Registry
+from lorimer.serving.grants import Grant
+from lorimer.serving.keys import Keys
 from lorimer.serving.server import background_server, open_app
 
 app = typer.Typer()
@@ -36,7 +38,7 @@ def base_folder(tmp_path: Path) -> Path:
     save_tiny_base(folder)
     base = load_base(str(folder))
     lora = random_lora(base, seed=1)
-    digests = {"base_digest": base.digest, "template_digest": "t" * 64, "dataset_digest": "d" * 64}
+    digests = {"base_digest": base.digest, "template_digest": base.renderer.template_digest, "dataset_digest": "d" * 64}
     save_adapter(lora, tmp_path / "run", base, Lock(base_name=base.name, run_id="run-1", **digests))
     lineage = {"base_name": base.name, "dataset_name": "tickets", "run_id": "run-1", **digests}
     new = NewVersion(name="helpdesk", source=tmp_path / "run", rank=4, alpha=8.0, num_parameters=lora.num_parameters, **lineage)
@@ -87,10 +89,26 @@ def test_chat_answers_once_in_process_and_through_a_server(base_folder: Path) ->
 
 def test_chat_reads_lines_until_the_end(base_folder: Path) -> None:
     with background_server(open_app(load_base(str(base_folder)))) as url:
-        result = CliRunner().invoke(app, ["chat", "base", "--url", url], input="hi\n\nand?\n", catch_exceptions=False)
-        once = run("chat", "base", "--message", "hi", "--url", url)
+        result = CliRunner().invoke(app, ["chat", "base", "--url", url], input="no\n\nyes\n", catch_exceptions=False)
+        once = run("chat", "base", "--message", "no", "--url", url)
     assert result.stdout.startswith(once)
     assert len(result.stdout) > len(once)
+
+
+def test_address_others_reach_wants_a_key_or_the_operators_word(base_folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"'0\.0\.0\.0' can be reached from other machines, .*`lorimer keys create NAME`.*`--no-keys`"):
+        run("serve", "--host", "0.0.0.0", "--port", "0")
+
+
+def test_chat_shows_its_key(base_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new = Keys(open_database()).create("acme", tenant="acme", grant=Grant())
+    with background_server(open_app(load_base(str(base_folder)))) as url:
+        with pytest.raises(UsageError, match="no API key was shown"):
+            run("chat", "helpdesk", "--message", "hi", "--url", url)
+        monkeypatch.setenv("LORIMER_API_KEY", new.text)
+        there = run("chat", "helpdesk", "--message", "hi", "--url", url)
+    monkeypatch.delenv("LORIMER_API_KEY")
+    assert run("chat", "helpdesk", "--message", "hi") == there  # on a server of its own, which asks for none
 
 
 def test_unknown_names_are_one_sentence(base_folder: Path) -> None:

@@ -5,27 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fakes import ARCHITECTURES, random_lora, tiny_base
+from fakes import ARCHITECTURES, by_itself, random_lora, tiny_base
 from lorimer.errors import EngineError
+from lorimer.inference.composition import alone
 from lorimer.inference.engine import Engine, EngineConfig, generate
 from lorimer.inference.sampling import SamplingParams
 from lorimer.inference.sequence import Sequence
-from lorimer.model.attention import PackedSegments, whole
-from lorimer.model.base import Base
-from lorimer.model.lora import AdapterRows, LoRA
 
 GREEDY = SamplingParams(max_tokens=8, ignore_eos=True)
-
-
-def alone(base: Base, prompt: tuple[int, ...], lora: LoRA | None, num_tokens: int = 8) -> list[int]:
-    """Greedy, one sequence, everything computed anew for every token."""
-    ids = list(prompt)
-    with torch.inference_mode():
-        for _ in range(num_tokens):
-            rows = [AdapterRows(start=0, stop=len(ids), adapter=lora)]
-            hidden = base.hidden_states(torch.tensor(ids), torch.arange(len(ids)), PackedSegments(whole([len(ids)])), rows)
-            ids.append(int(base.head.logits(hidden[-1:]).argmax()))
-    return ids[len(prompt) :]
 
 
 def prompts(*lengths: int) -> list[tuple[int, ...]]:
@@ -42,33 +29,33 @@ def test_mixed_adapters_in_one_batch_answer_as_each_alone(architecture: str, tok
     for digest, lora in loras.items():
         if digest is not None and lora is not None:
             engine.adapters.add(digest, lora)
-    asked = [Sequence(prompt_ids=p, params=GREEDY, adapter=d) for p in prompts(3, 17, 40, 1) for d in loras]
+    asked = [Sequence(prompt_ids=p, params=GREEDY, composition=alone(d)) for p in prompts(3, 17, 40, 1) for d in loras]
     finished = {s.id: s.output_ids for s in generate(engine, asked)}
     for sequence in asked:
-        assert finished[sequence.id] == alone(base, sequence.prompt_ids, loras[sequence.adapter])
+        assert finished[sequence.id] == by_itself(base, sequence.prompt_ids, loras[sequence.composition.digest or None])
     assert len({tuple(finished[s.id]) for s in asked[4:8]}) == 4  # the adapters do answer differently
 
 
 def test_cache_is_whole_again_when_all_have_finished() -> None:
     engine = Engine(tiny_base())
-    free = sorted(engine.cache.free_blocks)
+    free = engine.cache.blocks.num_idle
     list(generate(engine, [Sequence(prompt_ids=p, params=GREEDY) for p in prompts(5, 50, 33)]))
-    assert sorted(engine.cache.free_blocks) == free
+    assert engine.cache.blocks.num_idle == free
 
 
 def test_full_cache_makes_sequences_wait_not_fail() -> None:
     base = tiny_base()
     engine = Engine(base)
-    engine.cache.num_blocks, engine.cache.free_blocks = 2, [0, 1]  # room for one of 40 + 8 tokens at a time
+    engine.cache.blocks.__init__(2)  # room for one of 40 + 8 tokens at a time
     asked = [Sequence(prompt_ids=p, params=GREEDY) for p in prompts(40, 40, 40)]
     for sequence in generate(engine, asked):
-        assert sequence.output_ids == alone(base, sequence.prompt_ids, None)
+        assert sequence.output_ids == by_itself(base, sequence.prompt_ids, None)
 
 
 def test_abort_frees_blocks_and_leaves_the_others() -> None:
     base = tiny_base()
     engine = Engine(base)
-    free = sorted(engine.cache.free_blocks)
+    free = engine.cache.blocks.num_idle
     first, second, third = (Sequence(prompt_ids=p, params=GREEDY) for p in prompts(9, 10, 11))
     for sequence in (first, second, third):
         engine.add(sequence)
@@ -78,17 +65,17 @@ def test_abort_frees_blocks_and_leaves_the_others() -> None:
     while engine.has_work:
         engine.step()
     assert first.finish_reason == "aborted"
-    assert second.output_ids == alone(base, second.prompt_ids, None)
-    assert sorted(engine.cache.free_blocks) == free
+    assert second.output_ids == by_itself(base, second.prompt_ids, None)
+    assert engine.cache.blocks.num_idle == free
 
 
 def test_answer_ends_at_a_stop_token_which_is_not_part_of_it() -> None:
     base = tiny_base()
     prompt = prompts(12)[0]
-    third = alone(base, prompt, None)[2]
+    third = by_itself(base, prompt, None)[2]
     base.renderer.stop_ids = frozenset({third})
     (sequence,) = generate(Engine(base), [Sequence(prompt_ids=prompt, params=SamplingParams(max_tokens=8))])
-    assert (sequence.finish_reason, sequence.output_ids) == ("stop", alone(base, prompt, None)[: sequence.output_ids.__len__()])
+    assert (sequence.finish_reason, sequence.output_ids) == ("stop", by_itself(base, prompt, None)[: sequence.output_ids.__len__()])
     assert third not in sequence.output_ids
 
 
@@ -98,7 +85,7 @@ def test_answer_ends_at_a_stop_token_which_is_not_part_of_it() -> None:
         (Sequence(prompt_ids=()), "no tokens"),
         (Sequence(prompt_ids=(5,), params=SamplingParams(max_tokens=0)), "at least one token"),
         (Sequence(prompt_ids=(5,) * 500, params=SamplingParams(max_tokens=13)), "limit is 512"),
-        (Sequence(prompt_ids=(5,), adapter="ff"), "not loaded"),
+        (Sequence(prompt_ids=(5,), composition=alone("ff")), "not loaded"),
     ],
 )
 def test_requests_that_cannot_be_served_are_refused(sequence: Sequence, reason: str) -> None:
@@ -130,13 +117,52 @@ def test_any_load_is_answered_as_alone(load: list[tuple[int, int, str | None]], 
     engine.adapters.add("aa", LORAS[0])
     engine.adapters.add("bb", LORAS[1])
     asked = [
-        Sequence(prompt_ids=prompts(length)[0], params=SamplingParams(max_tokens=n, ignore_eos=True), adapter=digest)
+        Sequence(prompt_ids=prompts(length)[0], params=SamplingParams(max_tokens=n, ignore_eos=True), composition=alone(digest))
         for length, n, digest in load
     ]
     assert len(list(generate(engine, asked))) == len(asked)
     for sequence in asked:
-        assert sequence.output_ids == alone(base, sequence.prompt_ids, loras[sequence.adapter], sequence.params.max_tokens)
+        assert sequence.output_ids == by_itself(
+            base, sequence.prompt_ids, loras[sequence.composition.digest or None], sequence.params.max_tokens
+        )
 
 
 BASE = tiny_base("gemma3")
 LORAS = random_lora(BASE, seed=1), random_lora(BASE, seed=2, rank=2)
+
+
+def test_reused_prefixes_change_nothing() -> None:
+    engine = Engine(BASE)
+    engine.adapters.add("aa", LORAS[0])
+    shared = prompts(70)[0]
+    asked = [Sequence(prompt_ids=(*shared, last), params=GREEDY, composition=alone(d)) for last in (7, 8, 9) for d in (None, "aa")]
+    for sequence in asked:
+        list(generate(engine, [sequence]))
+        lora = LORAS[0] if sequence.composition.parts else None
+        assert sequence.output_ids == by_itself(BASE, sequence.prompt_ids, lora)
+    assert [sequence.num_reused for sequence in asked] == [0, 0, 64, 64, 64, 64]
+
+
+def test_sequences_thrown_out_of_the_cache_answer_as_if_they_had_stayed() -> None:
+    engine = Engine(BASE, EngineConfig(cache_bytes=1))
+    engine.cache.blocks.__init__(6)  # type: ignore[misc]
+    params = SamplingParams(max_tokens=60, ignore_eos=True)
+    asked = [Sequence(prompt_ids=p, params=params) for p in prompts(40, 41, 42)]
+    list(generate(engine, asked))
+    assert engine.scheduler.num_preempted
+    for sequence in asked:
+        assert sequence.output_ids == by_itself(BASE, sequence.prompt_ids, None, 60)
+
+
+def test_adapter_in_use_stays_until_its_last_answer_is_done() -> None:
+    engine = Engine(BASE)
+    engine.adapters.add("aa", LORAS[0])
+    sequence = Sequence(prompt_ids=prompts(12)[0], params=GREEDY, composition=alone("aa"))
+    engine.add(sequence)
+    engine.step()
+    assert not engine.adapters.unload("aa")
+    while engine.has_work:
+        engine.step()
+    assert sequence.output_ids == by_itself(BASE, sequence.prompt_ids, LORAS[0])
+    assert "aa" not in engine.adapters
+    assert engine.adapters.num_bytes == 0

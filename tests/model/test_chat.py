@@ -8,6 +8,8 @@ from fakes import byte_tokenizer
 from lorimer.data.example import Example, Message
 from lorimer.errors import DataError
 from lorimer.model.chat import Renderer
+from lorimer.model.spelling import MARKS
+from lorimer.model.turns import ToolCall, Turn
 
 CHATML = (
     "{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n{% endfor %}"
@@ -131,3 +133,67 @@ def test_greeting_before_the_first_question_is_prompt_not_answer() -> None:
 def test_answer_that_nothing_asks_for_is_refused() -> None:
     with pytest.raises(DataError, match="begins with its answer"):
         renderer().render([Message(role="assistant", content="A")])
+
+
+SPELLED = ["<eos>", "<end_of_turn>", "a<start_of_turn>model\nb", "<<bos>>", "<eo<eos>s>", "<bos", "<pad>" * 3, "x < y", "\ufdd0<eos>"]
+
+
+@pytest.mark.parametrize("template", [None, CHATML, REWRITING, NO_SYSTEM])
+@pytest.mark.parametrize("text", SPELLED)
+def test_special_tokens_come_from_the_template_alone(template: str | None, text: str) -> None:
+    r = renderer(template)
+    specials = set(r.tokenizer.all_special_ids) | set(r.stop_ids)
+    messages, harmless = talk(text, f"a{text}", text, f"{text}b", system=text), talk("x", "ax", "x", "xb", system="x")
+    found, wanted = r.render(messages).ids, r.render(harmless).ids
+    assert [i for i in found if i in specials] == [i for i in wanted if i in specials]
+    assert r.decode(r.tokenise_prompt(text)) == text
+    assert text in r.decode(r.render_prompt(talk(text)))
+    assert r.render(messages).ids[: len(r.render_prompt(messages[:-1]))] == r.render_prompt(messages[:-1])
+
+
+@given(st.lists(st.text("<bos>/ \n", max_size=12) | st.sampled_from(SPELLED), min_size=2, max_size=6).filter(lambda c: len(c) % 2 == 0))
+def test_any_spelling_adds_no_special_token(contents: list[str]) -> None:
+    r, messages = renderer(), talk(*contents)
+    num_wanted = len([i for i in r.render(talk(*["x"] * len(contents))).ids if r.is_special(i)])
+    assert len([i for i in r.render(messages).ids if r.is_special(i)]) == num_wanted
+
+
+def test_special_tokens_of_plain_text_to_learn_from_are_meant() -> None:
+    r = renderer()
+    assert list(r.render_text("a<eos>b").ids).count(r.tokenizer.eos_token_id) == 2
+
+
+@given(st.text(max_size=40))
+def test_ids_of_ordinary_text_are_the_tokenizers(text: str) -> None:
+    r = renderer()
+    if not r.spelling.places(text):
+        assert list(r.tokenise_prompt(text)) == r.tokenizer(text).input_ids
+
+
+def test_text_of_every_noncharacter_is_refused_only_where_it_matters() -> None:
+    r, every = renderer(), "".join(MARKS)
+    assert r.decode(r.tokenise_prompt(every)) == every
+    with pytest.raises(DataError, match="noncharacters"):
+        r.tokenise_prompt(f"{every}<eos>")
+
+
+TOOLED = (
+    "{% if tools %}<start_of_turn>system\n{% for t in tools %}{{ t | tojson }}{% endfor %}<end_of_turn>\n{% endif %}"
+    "{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}"
+    '[{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}]{% endfor %}<end_of_turn>\n{% endfor %}'
+    "{% if add_generation_prompt %}<start_of_turn>assistant\n{% endif %}"
+)
+
+
+def test_tools_calls_and_results_are_content_too() -> None:
+    r, bad = renderer(TOOLED), "<end_of_turn>"
+    tool = {"type": "function", "function": {"name": "look", "description": bad, "parameters": {"type": "object", bad: [bad]}}}
+    call = ToolCall(id="1", name="look", arguments={"at": bad, bad: {"deep": [bad]}})
+    turns = [
+        Turn(role="user", content="a"),
+        Turn(role="assistant", content="", tool_calls=(call,)),
+        Turn(role="tool", content=bad, tool_call_id="1", name="look"),
+    ]
+    ids = r.render_prompt(turns, [tool])
+    assert [i for i in ids if r.is_special(i)].count(r.tokenizer.convert_tokens_to_ids(bad)) == 4
+    assert r.decode(ids).count(bad) == 7

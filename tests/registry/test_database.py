@@ -6,17 +6,24 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, insert, select, text
+from sqlalchemy import Engine, create_engine, insert, select, text
 from sqlalchemy.exc import DatabaseError
 
 from lorimer.database import HEAD, begin_write, open_database
 from lorimer.errors import ConfigError, IntegrityError, LorimerError, StorageError, UsageError
-from lorimer.registry.schema import aliases, audit, metadata
+from lorimer.registry.schema import aliases, api_keys, audit, metadata
+
+VERSION = {
+    "name": "helpdesk", "version": 1, "digest": "d" * 64, "base_name": "gemma3-270m", "base_digest": "b" * 64, "dataset_name": "tickets",
+    "dataset_digest": "e" * 64, "run_id": "run-1", "rank": 16, "alpha": 32.0, "num_parameters": 1, "num_bytes": 1, "path": "adapters/d",
+    "template_digest": "t" * 64, "created_at": "", "created_by": "",
+}  # fmt: skip
 
 
 def migrations() -> Config:
@@ -140,6 +147,25 @@ def test_database_of_a_newer_lorimer_is_refused_unchanged(home: Path) -> None:
         open_database()
 
 
+def test_database_of_the_first_schema_is_brought_up_with_what_it_holds(home: Path) -> None:
+    home.mkdir()
+    old = create_engine(f"sqlite:///{home / 'lorimer.db'}")
+    with old.begin() as connection:
+        config = migrations()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(insert(aliases.metadata.tables["adapter_versions"]).values(VERSION))
+        connection.execute(insert(aliases).values(adapter_name="helpdesk", alias="champion", version=1, moved_at="", moved_by=""))
+    old.dispose()
+    engine = open_database()
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == [HEAD]
+        assert connection.execute(select(aliases.c.alias)).scalars().all() == ["champion"]
+        assert connection.execute(select(api_keys)).all() == []
+    with pytest.raises(DatabaseError, match="append-only"):
+        insert_audit(engine, num=2)
+
+
 def test_folder_in_the_way_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "x.db").mkdir()
     with pytest.raises(StorageError, match="unable to open"):
@@ -153,13 +179,29 @@ def test_read_only_folder_is_a_storage_error(tmp_path: Path) -> None:
         open_database(f"sqlite:///{tmp_path / 'locked' / 'deep' / 'x.db'}")
 
 
-def test_migration_speaks_postgresql(capsys: pytest.CaptureFixture[str]) -> None:
+POSTGRESQL = {
+    "0001": ("id SERIAL NOT NULL", "num_bytes BIGINT", "document JSON", "EXECUTE FUNCTION audit_refuse()", "FOREIGN KEY(adapter_name"),
+    "0002": (
+        "may_use_base BOOLEAN NOT NULL",
+        "tokens_per_minute BIGINT",
+        "adapters JSON NOT NULL",
+        "FOREIGN KEY(tenant) REFERENCES tenants",
+    ),
+}
+
+
+def test_every_migration_is_tried_for_postgresql() -> None:
+    assert set(POSTGRESQL) == {script.revision for script in ScriptDirectory.from_config(migrations()).walk_revisions()}
+
+
+@pytest.mark.parametrize("revision", list(POSTGRESQL))
+def test_migration_speaks_postgresql(capsys: pytest.CaptureFixture[str], revision: str) -> None:
     """The statements for PostgreSQL, without a server: types it knows, and its own trigger."""
-    script = ScriptDirectory.from_config(migrations()).get_revision("0001")
+    script = ScriptDirectory.from_config(migrations()).get_revision(revision)
     context = MigrationContext.configure(dialect_name="postgresql", opts={"as_sql": True})
     with Operations.context(context):
         script.module.upgrade()
     sql = capsys.readouterr().out
-    for part in ("id SERIAL NOT NULL", "num_bytes BIGINT", "document JSON", "EXECUTE FUNCTION audit_refuse()", "FOREIGN KEY(adapter_name"):
+    for part in POSTGRESQL[revision]:
         assert part in sql, part
     assert "RAISE(ABORT" not in sql

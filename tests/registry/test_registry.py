@@ -41,6 +41,24 @@ def test_register_keeps_what_belongs_to_the_adapter_and_nothing_else(registry: R
     assert kept == {"adapter_model.safetensors", "adapter_config.json", "adapter.lock.json", "chat_template.jinja"}
 
 
+def test_register_keeps_companions_outside_the_digest(registry: Registry, make_new: MakeNew) -> None:
+    bare = registry.register(make_new())
+    companions = {"fingerprint.json": b"{}", "routing.safetensors": b"12"}
+    version = registry.register(replace(make_new("twin"), companions=companions))  # the folder was there without them
+    assert version.digest == bare.digest == digest_of_folder(version.path)
+    assert {name: (version.path / name).read_bytes() for name in companions} == companions
+    registry.register(replace(make_new("third"), companions={"fingerprint.json": b"other"}))
+    assert (version.path / "fingerprint.json").read_bytes() == b"{}"
+    entry = read_audit(registry.engine, "twin@v1")[0]
+    assert entry.details["fingerprint_digest"] == digest_of_file(version.path / "fingerprint.json")
+
+
+def test_names_by_digest(registry: Registry, make_new: MakeNew) -> None:
+    first, _, twin = registry.register(make_new("a")), registry.register(make_new("a", "w2")), registry.register(make_new("b"))
+    assert registry.names_by_digest()[first.digest] == twin.id
+    assert sorted(registry.names_by_digest().values()) == ["a@v2", "b@v1"]
+
+
 def test_digest_is_of_the_two_files_alone(make_new: MakeNew) -> None:
     source = make_new().source
     before = digest_of_folder(source)

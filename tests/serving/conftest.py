@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from fakes import random_lora, tiny_base
 from lorimer.data.example import Message
+from lorimer.inference.composition import alone
 from lorimer.inference.engine import Engine, EngineConfig, generate
 from lorimer.inference.sampling import SamplingParams
 from lorimer.inference.sequence import Sequence
@@ -38,7 +39,8 @@ def register(registry: Registry, base: Base, tmp_path: Path) -> Register:
 
     def make(name: str, seed: int, *, base_digest: str | None = None, rank: int = 4) -> AdapterVersion:
         lora = random_lora(base, seed=seed, rank=rank)
-        digests = {"base_digest": base_digest or base.digest, "template_digest": "t" * 64, "dataset_digest": "d" * 64}
+        digests = {"base_digest": base_digest or base.digest, "dataset_digest": "d" * 64}
+        digests["template_digest"] = base.renderer.template_digest
         folder = tmp_path / "runs" / f"{name}-{seed}"
         save_adapter(lora, folder, base, Lock(base_name=base.name, run_id="run-1", **digests))
         new = NewVersion(
@@ -89,6 +91,19 @@ def client(app: FastAPI) -> Iterator[TestClient]:
 
 
 @pytest.fixture
+def asked(worker: EngineWorker, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Sequence]]:
+    """Every sequence the engine was given."""
+    seen, add = [], worker.engine.add
+
+    def watch(sequence: Sequence) -> None:
+        seen.append(sequence)
+        add(sequence)
+
+    monkeypatch.setattr(worker.engine, "add", watch)
+    return seen
+
+
+@pytest.fixture
 def text_of(base: Base) -> TextOf:
     """What the engine alone says: one sequence, no server."""
 
@@ -97,7 +112,9 @@ def text_of(base: Base) -> TextOf:
         if version is not None:
             engine.adapters.add(version.digest, load_adapter(version.path, base))
         prompt_ids = base.renderer.render_prompt([Message(role="user", content=question)])
-        sequence = Sequence(prompt_ids=prompt_ids, params=SamplingParams(max_tokens=max_tokens), adapter=version and version.digest)
+        sequence = Sequence(
+            prompt_ids=prompt_ids, params=SamplingParams(max_tokens=max_tokens), composition=alone(version and version.digest)
+        )
         list(generate(engine, [sequence]))
         return base.renderer.decode(sequence.output_ids)
 

@@ -132,7 +132,8 @@ def test_metrics_count_by_version_and_outcome(client: TestClient) -> None:
 
 def test_openapi_document_describes_what_is_taken(app: FastAPI) -> None:
     document = app.openapi()
-    assert set(document["paths"]) == {*ROUTES, "/v1/models", "/v1/models/{model}", "/healthz", "/metrics"}
+    admin = {"/v1/load_lora_adapter", "/v1/unload_lora_adapter"}
+    assert set(document["paths"]) == {*ROUTES, *admin, "/generate", "/v1/models", "/v1/models/{model}", "/healthz", "/metrics"}
     assert document["components"]["schemas"]["ChatCompletionRequest"]["additionalProperties"] is False
 
 

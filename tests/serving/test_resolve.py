@@ -10,8 +10,9 @@ from lorimer.evaluation.gates import Check, GateResult
 from lorimer.registry.promotion import promote
 from lorimer.registry.records import AdapterVersion
 from lorimer.registry.registry import Registry
+from lorimer.serving.generation import NamedAdapter
 from lorimer.serving.refusals import ApiError
-from lorimer.serving.resolve import DEFAULT_BASE, Models, Target, base_for
+from lorimer.serving.resolve import DEFAULT_BASE, Models, Target, TargetPart, base_for
 
 Register = Callable[..., AdapterVersion]
 
@@ -40,7 +41,10 @@ def test_base_is_found_by_name_and_as_base(models: Models, model: str) -> None:
 def test_adapter_is_found_by_every_name(models: Models, registry: Registry, register: Register) -> None:
     first, second = register("helpdesk", 1), register("helpdesk", 2)
     for model, version in (("helpdesk", second), ("helpdesk@v1", first), (f"helpdesk@sha256:{first.digest[:8]}", first)):
-        assert models.resolve(model) == Target(id=version.id, digest=version.digest, folder=version.path)
+        found = models.resolve(model)
+        assert found == Target(id=version.id, parts=(TargetPart(id=version.id, digest=version.digest, folder=version.path),))
+        assert (found.digest, found.folder, found.is_composed) == (version.digest, version.path, False)
+        assert found.composition.digest == version.digest
     promote_version(registry, first)
     assert models.resolve("helpdesk").id == models.resolve("helpdesk@champion").id == "helpdesk@v1"
 
@@ -109,3 +113,63 @@ def test_base_for_prefers_what_is_asked(registry: Registry, register: Register) 
     assert base_for(registry, "google/gemma") == "google/gemma"
     with pytest.raises(NotFoundError):
         base_for(registry, "nobody")
+
+
+def named(*parts: tuple[str, float]) -> list[NamedAdapter]:
+    return [NamedAdapter(id=id, scale=scale) for id, scale in parts]
+
+
+def test_several_adapters_are_named_by_their_versions(models: Models, register: Register) -> None:
+    sql, tone = register("sql", 1), register("tone", 2)
+    found = models.resolve("base", adapters=named(("sql", 0.7), ("tone@v1", 1.0)))
+    assert (found.id, found.is_composed, found.folder) == ("sql@v1*0.7+tone@v1", True, None)
+    assert dict(found.folders) == {sql.digest: sql.path, tone.digest: tone.path}
+    assert {part.digest: part.scale for part in found.composition.parts} == {sql.digest: 0.7, tone.digest: 1.0}
+    assert found.digest not in (None, sql.digest, tone.digest)
+
+
+@pytest.mark.parametrize("scale", [0.7, -0.25, 2, 0.0, 1e-07, 0.123456789012])
+def test_name_of_several_can_be_asked_for_again(models: Models, register: Register, scale: float) -> None:
+    for seed, name in enumerate(("sql", "tone")):
+        register(name, seed)
+    found = models.resolve("tiny-gemma3", adapters=named(("tone", scale), ("sql", 1.0)))
+    again = models.resolve(found.id)
+    assert again == found
+    assert again.composition == models.resolve("base", adapters=named(("sql", 1.0), ("tone", scale))).composition
+
+
+def test_one_adapter_whole_is_that_adapter(models: Models, register: Register) -> None:
+    register("sql", 1)
+    assert models.resolve("base", adapters=named(("sql", 1.0))) == models.resolve("sql")
+    assert models.resolve("sql*0.5").is_composed
+    assert models.resolve("sql*0.5").digest != models.resolve("sql").digest
+
+
+@pytest.mark.parametrize(
+    ("model", "adapters", "status", "param"),
+    [
+        ("sql", [("tone", 1.0)], 400, "adapters"),
+        ("base", [("sql", 1.0), ("sql@v1", 0.5)], 400, "adapters"),
+        ("base", [("sql", 1.0), ("nobody", 0.5)], 404, "adapters"),
+        ("base", [("elsewhere", 1.0)], 400, "adapters"),
+        ("base", [("base", 1.0)], 404, "adapters"),
+        ("base", [("sql*0.5", 1.0)], 404, "adapters"),
+        ("sql+sql*2", [], 400, "model"),
+        ("sql+nobody", [], 404, "model"),
+        ("sql+", [], 404, "model"),
+        ("sql*", [], 404, "model"),
+        ("sql*x", [], 404, "model"),
+        ("sql*11", [], 404, "model"),
+        ("+".join(["sql"] * 9), [], 404, "model"),
+        ("../sql*0.5+/etc/passwd", [], 404, "model"),
+    ],
+)
+def test_composition_that_is_none_is_refused(
+    models: Models, register: Register, model: str, adapters: list[tuple[str, float]], status: int, param: str
+) -> None:
+    for seed, name in enumerate(("sql", "tone")):
+        register(name, seed)
+    register("elsewhere", 3, base_digest="e" * 64)
+    with pytest.raises(ApiError) as caught:
+        models.resolve(model, adapters=named(*adapters))
+    assert (caught.value.status, caught.value.param) == (status, param)

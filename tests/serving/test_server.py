@@ -1,6 +1,7 @@
 """Over a real socket: the stock `openai` client, many adapters at once, clients that leave, servers that end."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import threading
@@ -16,9 +17,12 @@ from fastapi import FastAPI
 from lorimer.data.example import Message
 from lorimer.errors import EngineError, LorimerError, NotFoundError, UsageError
 from lorimer.registry.records import AdapterVersion
+from lorimer.registry.registry import Registry
 from lorimer.serving.client import stream_chat
+from lorimer.serving.grants import Grant, Quota
+from lorimer.serving.keys import Keys
 from lorimer.serving.records import CANCELLED, requests_file
-from lorimer.serving.server import background_server
+from lorimer.serving.server import background_server, check_address, run_server
 from lorimer.serving.worker import EngineWorker
 from lorimer.storage import read_jsonl
 
@@ -76,8 +80,8 @@ def test_openai_errors(client: openai.OpenAI, app: FastAPI) -> None:
         client.chat.completions.create(model="nobody", messages=MESSAGES)
     assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
     with pytest.raises(openai.BadRequestError) as refused:
-        client.chat.completions.create(model="base", messages=MESSAGES, n=2)
-    assert refused.value.param == "n"
+        client.chat.completions.create(model="base", messages=MESSAGES, store=True)
+    assert refused.value.param == "store"
     with pytest.raises(openai.BadRequestError) as long:
         client.chat.completions.create(model="base", messages=MESSAGES, max_tokens=5000)
     assert long.value.code == "context_length_exceeded"
@@ -104,7 +108,7 @@ def test_adapters_in_one_batch_answer_as_alone(
 
     def watch_step() -> Any:
         advanced = step()
-        together.append(len({sequence.adapter for sequence in advanced}))
+        together.append(len({sequence.composition.digest for sequence in advanced}))
         return advanced
 
     worker.engine.step = watch_step
@@ -205,6 +209,44 @@ def test_our_own_client(url: str, text_of: TextOf, helpdesk: AdapterVersion, wor
     worker.engine._take = None
     with pytest.raises(EngineError, match="the engine failed"):
         list(stream_chat(url, "helpdesk", question))
+
+
+@pytest.mark.parametrize(
+    ("host", "is_from_here"),
+    [("127.0.0.1", True), ("127.8.8.8", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("::", False), ("", False),
+     ("192.168.0.2", False), ("localhost.example.com", False), ("fe80::1%eth0", False)],
+)  # fmt: skip
+def test_address_others_reach_wants_a_key_or_the_operators_word(registry: Registry, host: str, is_from_here: bool) -> None:
+    keys = Keys(registry.engine)
+    with contextlib.nullcontext() if is_from_here else pytest.raises(UsageError, match="can be reached from other machines"):
+        check_address(host, keys)
+    check_address(host, keys, no_keys=True)
+    keys.create("acme", tenant="acme", grant=Grant())
+    check_address(host, keys)
+
+
+def test_server_others_reach_does_not_start_without_keys(app: FastAPI) -> None:
+    with pytest.raises(UsageError, match="--no-keys"), background_server(app, host="0.0.0.0"):
+        pass
+    with pytest.raises(UsageError, match="--no-keys"):
+        run_server(app, host="0.0.0.0", port=0)
+
+
+def test_openai_sees_keys_and_limits(url: str, registry: Registry) -> None:
+    quota = Quota(requests_per_minute=1)
+    new = Keys(registry.engine).create("acme", tenant="acme", grant=Grant(adapters=("helpdesk",), may_use_base=False), quota=quota)
+    asked: Any = {"messages": MESSAGES, "max_tokens": 2}
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        with pytest.raises(openai.AuthenticationError):
+            client.models.list()
+        client.api_key = new.text
+        assert [model.id for model in client.models.list()] == ["helpdesk", "helpdesk@v1"]
+        assert client.chat.completions.create(model="helpdesk", **asked).model == "helpdesk@v1"
+        with pytest.raises(openai.RateLimitError) as caught:
+            client.chat.completions.create(model="helpdesk", **asked)
+        assert (caught.value.code, caught.value.type) == ("rate_limit_exceeded", "requests")
+        with pytest.raises(openai.RateLimitError):
+            client.post("/load_lora_adapter", body={"lora_name": "helpdesk"}, cast_to=str)
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "127.0.0.1:8000", "ftp://host", "http://"])

@@ -108,19 +108,22 @@ def test_row_without_signal_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "checks"),
+    ("answer", "is_stopped"),
     [
-        ("do <end_of_turn> this", ["end_learned_twice"]),
-        ("do this<end_of_turn>", ["end_learned_twice"]),
-        ("do <eos> this", ["end_learned_twice"]),
-        ("do this<eos>", []),  # two different ends that close an answer together are one
-        ("do <bos> this", ["duplicate_bos"]),
-        ("do <start_of_turn> this", []),
+        ("do <end_of_turn> this", True),
+        ("do this<end_of_turn>", True),
+        ("do <eos> this", True),
+        ("do this<eos>", True),
+        ("do <bos> this", True),
+        ("do <start_of_turn> this", False),
+        ("<pad>", False),
     ],
 )
-def test_special_tokens_in_an_answer_stop_the_run_with_its_row(answer: str, checks: list[str]) -> None:
+def test_markers_spelled_in_an_answer_are_letters_and_stop_the_run_with_its_row(answer: str, is_stopped: bool) -> None:
     report = report_on(dataset_of((*CLEAN, *chats(("odd?", answer), file="odd.jsonl"))))
-    assert [(f.check, f.sources) for f in report.findings] == [(check, ("odd.jsonl:1",)) for check in checks]
+    assert [(f.check, f.sources) for f in report.findings] == ([("marker_spelled", ("odd.jsonl:1",))] if is_stopped else [])
+    assert report.num_end_of_turn == report.num_answers
+    assert answer in Renderer(own_tokenizer()).decode(report.rendered["train"][-1].ids)
 
 
 def test_template_that_closes_with_two_tokens_learns_one_end() -> None:

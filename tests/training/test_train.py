@@ -102,7 +102,7 @@ def test_pissa_leaves_the_base_as_it_is_and_is_plain_on_disk() -> None:
 
 def assert_recorded_as_saved(run: Run, base: Base, result: RunResult) -> None:
     """Result, run folder and registry say of the adapter what its files say."""
-    version = register(run, result, base.renderer.template_digest)
+    version = register(run, result, base)
     config = read_json(version.path / "adapter_config.json")
     weights = load_file(version.path / "adapter_model.safetensors")
     saved = {"rank": config["r"], "alpha": config["lora_alpha"], "num_parameters": sum(tensor.numel() for tensor in weights.values())}

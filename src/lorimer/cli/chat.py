@@ -1,6 +1,7 @@
 """`lorimer chat`: talk to an adapter or a base, on a running server or on one that lives as long as the talk."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 
@@ -17,18 +18,19 @@ def chat(
     url: str | None = typer.Option(None, help="A running server, as http://127.0.0.1:8000; without it the base is loaded here."),
     temperature: float = typer.Option(0.0, min=0.0, max=2.0, help="0 takes the likeliest words, more varies them."),
 ) -> None:
-    """Talk to an adapter or a base. Without --message, line by line until Ctrl-D.
+    """Talk to an adapter or a base. Without --message, line by line until Ctrl-D. A server's key is read from LORIMER_API_KEY.
 
     Example: lorimer chat helpdesk --message "My invoice is wrong"
     """
     from lorimer.serving.client import stream_chat
 
+    api_key = os.environ.get("LORIMER_API_KEY")  # not an option: commands are kept in the shell's history and seen by everybody
     conversation = [Message(role="system", content=system)] if system else []
     with _server(model, url) as address:
         for question in [message] if message is not None else _questions():
             conversation.append(Message(role="user", content=question))
             answer = ""
-            for piece in stream_chat(address, model, conversation, temperature=temperature):
+            for piece in stream_chat(address, model, conversation, temperature=temperature, api_key=api_key):
                 sys.stdout.write(piece)
                 sys.stdout.flush()
                 answer += piece
@@ -50,7 +52,7 @@ def _server(model: str, url: str | None) -> Iterator[str]:
 
     base_name = base_for(Registry(open_database()), model)
     with working(f"Loading base {base_name}"):
-        app = open_app(load_base(base_name))
+        app = open_app(load_base(base_name), no_keys=True)  # it lives as long as the talk, on a port nobody was told of
     with background_server(app) as address:
         yield address
 

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from lorimer import __version__
-from lorimer.cli import adapters, chat, data, doctor, evaluate, init, plan, quickstart, runs, serve, train
+from lorimer.cli import adapters, chat, data, doctor, evaluate, init, keys, plan, quickstart, runs, serve, train
 from lorimer.cli.console import error_console
 from lorimer.errors import LorimerError
 
@@ -27,6 +27,7 @@ for command in (quickstart.quickstart, init.init, plan.plan, train.train, evalua
 app.add_typer(data.app, name="data")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(runs.app, name="runs")
+app.add_typer(keys.app, name="keys")
 
 
 @app.callback(invoke_without_command=True)

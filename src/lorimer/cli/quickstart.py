@@ -107,7 +107,7 @@ def _ask_server(base: "Base", version: "AdapterVersion", task: "Task") -> None:
         Column("", overflow="fold"),
         title=f"Asked {version.id} through the openai client",
     )
-    with background_server(open_app(base)) as url, OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+    with background_server(open_app(base, no_keys=True)) as url, OpenAI(base_url=f"{url}/v1", api_key="none") as client:
         error_console.print(f"Serving at {url}", highlight=False)
         for sample in _spread(task):
             prompt = [{"role": message.role, "content": message.content} for message in sample.prompt]

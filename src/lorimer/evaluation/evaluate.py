@@ -8,6 +8,7 @@ from typing import NamedTuple
 from lorimer import __version__
 from lorimer.config import home
 from lorimer.evaluation.task import Task
+from lorimer.inference.composition import alone
 from lorimer.inference.engine import Engine, generate
 from lorimer.inference.sampling import SamplingParams
 from lorimer.inference.sequence import Sequence
@@ -46,7 +47,7 @@ def ask(engine: Engine, task: Task, adapters: tuple[str | None, ...]) -> Iterato
         yield from (Answer(index, adapter, text, 0) for index, text in enumerate(texts))
         for index, sample in enumerate(task.samples if not texts else ()):
             prompt_ids = renderer.render_prompt(sample.prompt)
-            sequence = Sequence(prompt_ids=prompt_ids, params=SamplingParams(max_tokens=max_tokens), adapter=adapter)
+            sequence = Sequence(prompt_ids=prompt_ids, params=SamplingParams(max_tokens=max_tokens), composition=alone(adapter))
             asked[sequence.id] = index, adapter
             sequences.append(sequence)
     new: dict[str | None, dict[int, str]] = {}

@@ -1,21 +1,31 @@
-"""The adapters resident in memory, by digest; the least recently used leave when the bytes run out."""
+"""The adapters in memory, by digest: read ones up to a byte budget, the least recently used leave first; those in use stay.
 
-from collections import OrderedDict
-from collections.abc import Collection
+Adapters are immutable: a digest always means the same weights, so nothing is ever reloaded in place. Files stay in the registry.
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
-from lorimer.errors import EngineError
+import torch
+from torch import Tensor
+
+from lorimer.errors import AdapterError, CompositionError, EngineError
+from lorimer.inference.composition import Composition
 from lorimer.model.adapter import load_adapter
 from lorimer.model.base import Base
-from lorimer.model.lora import LoRA
+from lorimer.model.lora import LoRA, LoRAWeights, row_norms
 
 
 class AdapterPool:
-    """Adapters are immutable: a digest always means the same weights, so nothing is ever reloaded in place."""
+    """Who is resident, and who is in use."""
 
-    def __init__(self, base: Base, *, max_bytes: int = 2_000_000_000) -> None:
-        self.base, self.max_bytes = base, max_bytes
+    def __init__(self, base: Base, *, dense_weight: Callable[[str], Tensor], max_bytes: int = 2_000_000_000) -> None:
+        self.base, self.dense_weight, self.max_bytes = base, dense_weight, max_bytes
+        self.num_bytes = 0
         self._resident: OrderedDict[str, LoRA] = OrderedDict()
+        self._num_users = Counter[str]()
+        self._unwanted = set[str]()  # to leave when their last user has gone
 
     def __contains__(self, digest: str) -> bool:
         return digest in self._resident
@@ -25,22 +35,44 @@ class AdapterPool:
         """What is resident, least recently used first."""
         return list(self._resident)
 
-    @property
-    def num_bytes(self) -> int:
-        """Memory the resident adapters take."""
-        return sum(self._bytes(lora) for lora in self._resident.values())
+    def read(self, folder: Path) -> LoRA:
+        """An adapter's files as inference wants them; touches nothing of the pool, so another thread may do it.
+
+        Raises:
+            AdapterError: if they do not fit the base, or hold numbers that are not finite.
+        """
+        return self.prepare(load_adapter(folder, self.base))
+
+    def prepare(self, lora: LoRA) -> LoRA:
+        """An adapter in the base's precision, DoRA's magnitudes as what they multiply outputs by.
+
+        Raises:
+            AdapterError: if it holds numbers that are not finite: in a batch they could reach other rows.
+        """
+        ready = lora.to(dtype=self.base.dtype, device=self.base.device)
+        broken = [name for name, own in ready.weights.items() if not all(bool(torch.isfinite(t).all()) for t in own.trained)]
+        if broken:
+            raise AdapterError(f"{len(broken)} layers hold numbers that are not finite, {broken[0]!r} first: train the adapter again")
+        return LoRA(config=ready.config, weights={name: self._normed(name, own) for name, own in ready.weights.items()})
+
+    def add(self, digest: str, lora: LoRA) -> None:
+        """Make an adapter in memory resident; see `insert` and `prepare`."""
+        self.insert(digest, self.prepare(lora))
+
+    def insert(self, digest: str, lora: LoRA) -> None:
+        """Make a prepared adapter resident; others leave if the bytes run out, but none that is in use."""
+        if digest in self._resident:
+            return
+        self._resident[digest] = lora
+        self.num_bytes += bytes_of(lora)
+        leaving = (other for other in list(self._resident) if other != digest and not self._num_users[other])
+        while self.num_bytes > self.max_bytes and (other := next(leaving, None)) is not None:
+            self._drop(other)
 
     def load(self, digest: str, folder: Path) -> None:
         """Make an adapter's files resident, unless they are."""
         if digest not in self._resident:
-            self.add(digest, load_adapter(folder, self.base))
-
-    def add(self, digest: str, lora: LoRA, *, keep: Collection[str | None] = ()) -> None:
-        """Make an adapter in memory resident, in the base's precision; those to `keep` stay, whatever the bytes."""
-        self._resident[digest] = lora.to(dtype=self.base.dtype, device=self.base.device)
-        leaving = [other for other in self._resident if other != digest and other not in keep]
-        while self.num_bytes > self.max_bytes and leaving:
-            del self._resident[leaving.pop(0)]
+            self.insert(digest, self.read(folder))
 
     def get(self, digest: str) -> LoRA:
         """A resident adapter.
@@ -53,5 +85,52 @@ class AdapterPool:
         self._resident.move_to_end(digest)
         return self._resident[digest]
 
-    def _bytes(self, lora: LoRA) -> int:
-        return sum(tensor.numel() * tensor.element_size() for tensor in lora.parameters())
+    def hold(self, composition: Composition) -> None:
+        """Keep adapters resident while a sequence needs them.
+
+        Raises:
+            EngineError: if one is not resident.
+            CompositionError: if one of several, or one that is scaled, is DoRA's: refused here, since in a step it would fail all.
+        """
+        for digest in composition.digests:
+            lora = self.get(digest)
+            if digest != composition.digest and any(own.magnitude is not None for own in lora.weights.values()):
+                raise CompositionError("a DoRA adapter answers alone and whole: its magnitudes do not add to another's change")
+        self._num_users.update(composition.digests)
+
+    def release(self, composition: Composition) -> None:
+        """A sequence that held them has ended."""
+        self._num_users.subtract(composition.digests)
+        for digest in composition.digests:
+            if digest in self._unwanted and not self._num_users[digest]:
+                self._drop(digest)
+
+    def unload(self, digest: str) -> bool:
+        """Free an adapter, after those who use it now have ended; returns whether it is free already."""
+        if digest not in self._resident:
+            return True
+        if self._num_users[digest]:
+            self._unwanted.add(digest)
+            return False
+        self._drop(digest)
+        return True
+
+    def _drop(self, digest: str) -> None:
+        self.num_bytes -= bytes_of(self._resident.pop(digest))
+        self._unwanted.discard(digest)
+
+    def _normed(self, name: str, own: LoRAWeights) -> LoRAWeights:
+        """DoRA's magnitude over the norm of the adapted weight (arXiv:2402.09353), so that decoding needs no norm."""
+        if own.magnitude is None:
+            return own
+        adapted = self.dense_weight(name).float() + own.scale * (own.b.float() @ own.a.float())
+        return LoRAWeights(a=own.a, b=own.b, scale=own.scale, magnitude=own.magnitude.float() / row_norms(adapted))
+
+
+def bytes_of(lora: LoRA) -> int:
+    """Memory an adapter takes."""
+    return sum(_bytes(tensor) for tensor in lora.parameters())
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

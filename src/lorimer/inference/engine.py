@@ -4,15 +4,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from lorimer.errors import EngineError
 from lorimer.inference.adapter_pool import AdapterPool
-from lorimer.inference.kv_cache import BLOCK_LEN, CachedSegments, KVCache, Work, num_tokens_that_fit
-from lorimer.inference.sampling import sample
-from lorimer.inference.scheduler import Scheduler
+from lorimer.inference.batched_lora import BatchedLoRA, RowRange, Slab
+from lorimer.inference.blocks import BLOCK_LEN
+from lorimer.inference.decoder import FusedDecoder, make_decoder
+from lorimer.inference.kv_cache import CachedSegments, KVCache, Work, num_tokens_that_fit
+from lorimer.inference.sampling import Choice, Row, choose
+from lorimer.inference.scheduler import MAX_WAIT_SECONDS, Scheduler
 from lorimer.inference.sequence import Sequence
 from lorimer.model.base import Base
-from lorimer.model.lora import AdapterRows
+from lorimer.model.machine import give_back_freed_memory
+from lorimer.model.packed import PackedLinear
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,19 +25,45 @@ class EngineConfig:
     """How much the engine takes on at once."""
 
     max_sequences: int = 32
-    max_tokens_per_step: int = 2048
+    max_tokens_per_step: int = 512
+    """Of prompts and answers together: a long prompt is computed in pieces, so that answers in flight do not wait for it."""
     cache_bytes: int = 1_000_000_000
+    adapter_bytes: int = 2_000_000_000
+    max_adapters: int = 64
+    """In one batch."""
+    reuses_prefixes: bool = True
+    max_wait_seconds: float = MAX_WAIT_SECONDS
+    """After which a waiting sequence goes before everybody else's turn."""
 
 
 class Engine:
     """One base, many adapters, continuous batching (Yu et al. 2022, Orca, OSDI)."""
 
     def __init__(self, base: Base, config: EngineConfig | None = None) -> None:
-        config = config or EngineConfig()
+        self.config = config = config or EngineConfig()
         self.base = base
-        self.adapters = AdapterPool(base)
+        self.decoder = make_decoder(base)
+        self.head = PackedLinear([base.head.weight], [base.head.bias])
+        self.adapters = AdapterPool(base, dense_weight=self.decoder.dense_weight, max_bytes=config.adapter_bytes)
+        self.slab = Slab(self.decoder.groups, dtype=base.dtype, device=base.device)
         self.cache = KVCache(num_tokens_that_fit(base, config.cache_bytes))
-        self.scheduler = Scheduler(self.cache, max_sequences=config.max_sequences, max_tokens_per_step=config.max_tokens_per_step)
+        self.scheduler = Scheduler(
+            self.cache,
+            base_digest=base.digest,
+            max_sequences=config.max_sequences,
+            max_tokens_per_step=config.max_tokens_per_step,
+            max_adapters=config.max_adapters,
+            reuses_prefixes=config.reuses_prefixes,
+            max_wait_seconds=config.max_wait_seconds,
+        )
+
+    def release_base(self) -> None:
+        """Let go of the base's own copies of weights that are packed here: after it nothing but this engine can use the base."""
+        if isinstance(self.decoder, FusedDecoder):
+            for name in self.decoder.places:
+                layer = self.base.layers[name]
+                layer.weight.data = layer.weight.data.new_empty(0)
+            give_back_freed_memory()
 
     @property
     def has_work(self) -> bool:
@@ -42,10 +73,10 @@ class Engine:
     @property
     def max_len(self) -> int:
         """Tokens the longest sequence may have, prompt and answer together."""
-        return min(self.base.max_len, self.cache.num_blocks * BLOCK_LEN)
+        return min(self.base.max_len, self.cache.blocks.num_blocks * BLOCK_LEN)
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence.
+        """Queue a sequence; its adapters stay resident until it ends.
 
         Raises:
             EngineError: if it can never be served: empty, too long for base or cache, adapter not loaded.
@@ -59,18 +90,17 @@ class Engine:
                 f"prompt of {len(sequence.prompt_ids)} tokens plus {sequence.params.max_tokens} asked for is {sequence.max_len}, "
                 f"but this engine's limit is {self.max_len}: shorten the prompt or ask for fewer tokens"
             )
-        if sequence.adapter is not None:
-            self.adapters.get(sequence.adapter)
         if sequence.params.temperature > 0:
             sequence.generator = torch.Generator(device=self.base.device)
             sequence.generator.manual_seed(sequence.params.seed) if sequence.params.seed is not None else sequence.generator.seed()
+        self.adapters.hold(sequence.composition)
         self.scheduler.add(sequence)
 
     def abort(self, sequence: Sequence) -> None:
-        """Stop a sequence between steps; harmless if it has finished."""
+        """Stop a sequence between steps; harmless if it has finished or was never added."""
         if sequence.finish_reason is None:
             sequence.finish_reason = "aborted"
-            self.scheduler.remove(sequence)
+            self._end(sequence)
 
     @torch.inference_mode()
     def step(self) -> list[Sequence]:
@@ -80,52 +110,79 @@ class Engine:
         if not works:
             return []
         # 2) run
-        device = self.base.device
-        ids = torch.tensor([i for work in works for i in work.sequence.ids_between(work.start, work.stop)], device=device)
-        positions = torch.cat([torch.arange(work.start, work.stop, device=device) for work in works])
-        segments = CachedSegments(self.cache, works, device)
-        hidden = self.base.hidden_states(ids, positions, segments, self._adapter_rows(works))  # (T, h)
-        # 3) sample where the sequence's last token was computed
-        last_rows, row, sampled = [], 0, []
+        hidden = self._run(works)  # (T, h)
+        self.scheduler.note_computed(works)
+        # 3) choose where the sequence's last token was computed
+        last_rows, row, advanced = [], 0, []
         for work in works:
-            row += work.stop - work.start
-            work.sequence.num_computed = work.stop
+            row += work.num_tokens
+            if work.sequence.wants_state:
+                _note_state(work, hidden[row - work.num_tokens : row])
             if work.stop == work.sequence.num_tokens:
                 last_rows.append(row - 1)
-                sampled.append(work.sequence)
-        if not sampled:
+                advanced.append(work.sequence)
+        if not advanced:
             return []
-        logits = self.base.head.logits(hidden[last_rows])  # (n, V)
-        tokens = sample(logits, [s.params for s in sampled], [s.generator for s in sampled])
+        rows = [
+            Row(params=s.params, generator=s.generator, constraint=s.constraint, prompt_ids=s.prompt_ids, output_ids=s.output_ids)
+            for s in advanced
+        ]
+        choices = choose(self.logits(hidden[last_rows]), rows)
         # 4) finish
-        for sequence, token in zip(sampled, tokens, strict=True):
-            self._take(sequence, token)
-        return sampled
+        for sequence, choice in zip(advanced, choices, strict=True):
+            self._take(sequence, choice)
+        return advanced
 
-    def _take(self, sequence: Sequence, token: int) -> None:
+    def _run(self, works: list[Work]) -> Tensor:
+        """Hidden states (T, h) of a step's tokens, each through its own adapters."""
+        device = self.base.device
+        ids = torch.tensor([i for work in works for i in work.sequence.ids_between(work.start, work.stop)], device=device)
+        positions = torch.tensor([place for work in works for place in range(work.start, work.stop)], device=device)
+        segments = CachedSegments(self.cache, works, device)
+        return self.decoder.run(ids, positions, segments, self._lora(works))
+
+    def _lora(self, works: list[Work]) -> BatchedLoRA:
+        ranges, start = [], 0
+        for work in works:
+            ranges.append(RowRange(start=start, stop=start + work.num_tokens, composition=work.sequence.composition))
+            start += work.num_tokens
+        digests = {digest for work in works for digest in work.sequence.composition.digests}
+        return BatchedLoRA(self.slab, {digest: self.adapters.get(digest) for digest in digests}, ranges)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden (n, h) -> (n, V)."""
+        return self.base.head.shape(self.head(hidden))
+
+    def _take(self, sequence: Sequence, choice: Choice) -> None:
         """Add a token to a sequence, or end it. The stop token itself is not part of the answer."""
+        token = choice.token_id
         if token in self.base.renderer.stop_ids and not sequence.params.ignore_eos:
             sequence.finish_reason = "stop"
         else:
             sequence.output_ids.append(token)
-            if len(sequence.output_ids) >= sequence.params.max_tokens:
+            if choice.scores is not None:
+                sequence.scores.append(choice.scores)
+            if sequence.constraint is not None:
+                sequence.constraint.accept(token)
+            if sequence.constraint is not None and sequence.constraint.is_done:
+                sequence.finish_reason = "stop"
+            elif len(sequence.output_ids) >= sequence.params.max_tokens:
                 sequence.finish_reason = "length"
         if sequence.finish_reason is not None:
-            self.scheduler.remove(sequence)
+            self._end(sequence)
 
-    def _adapter_rows(self, works: list[Work]) -> list[AdapterRows]:
-        """Neighbouring works of one adapter as one range of rows."""
-        rows: list[AdapterRows] = []
-        start, digests = 0, [work.sequence.adapter for work in works]
-        for index, work in enumerate(works):
-            stop = start + work.stop - work.start
-            if index and digests[index] == digests[index - 1]:
-                rows[-1] = AdapterRows(start=rows[-1].start, stop=stop, adapter=rows[-1].adapter)
-            else:
-                digest = digests[index]
-                rows.append(AdapterRows(start=start, stop=stop, adapter=None if digest is None else self.adapters.get(digest)))
-            start = stop
-        return rows
+    def _end(self, sequence: Sequence) -> None:
+        if self.scheduler.remove(sequence):
+            self.adapters.release(sequence.composition)
+
+
+def _note_state(work: Work, hidden: Tensor) -> None:
+    """Take a work's hidden states (T, h) into the mean of its sequence's prompt."""
+    sequence, rows = work.sequence, hidden.float()
+    if work.start == 0 or sequence.state is None:
+        sequence.state = rows[1:].sum(0) / max(1, work.stop - 1)
+    else:
+        sequence.state = (sequence.state * (work.start - 1) + rows.sum(0)) / (work.stop - 1)
 
 
 def generate(engine: Engine, sequences: Iterable[Sequence]) -> Iterator[Sequence]:

@@ -1,51 +1,50 @@
 """Keys and values of running sequences, in blocks of one pool per layer; and the attention that reads them."""
 
+import math
 from collections.abc import Sequence as ListOf
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from lorimer.inference.blocks import BLOCK_LEN, BlockPool
 from lorimer.inference.sequence import Sequence
 from lorimer.model.attention import AttentionOptions, causal_mask, scaled_dot_product
 from lorimer.model.base import Base
-
-BLOCK_LEN = 32  # tokens
 
 
 class KVCache:
     """A pool of blocks. Each layer's tensors are made when the layer first asks, in the shape it asks for, so any architecture fits."""
 
     def __init__(self, num_tokens: int) -> None:
-        self.num_blocks = max(1, num_tokens // BLOCK_LEN)
-        self.free_blocks = list(range(self.num_blocks))
-        self.layers: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values (slots, G, D)
+        self.blocks = BlockPool(max(1, num_tokens // BLOCK_LEN))
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values (G, blocks, BLOCK_LEN, D)
 
-    def num_blocks_for(self, num_tokens: int) -> int:
-        """Blocks that hold so many tokens."""
-        return -(-num_tokens // BLOCK_LEN)
+    @property
+    def num_tokens(self) -> int:
+        """It holds."""
+        return self.blocks.num_blocks * BLOCK_LEN
 
-    def allocate(self, sequence: Sequence) -> bool:
-        """Reserve all a sequence may grow to; False if the pool has not enough left."""
-        wanted = self.num_blocks_for(sequence.max_len)
-        if wanted > len(self.free_blocks):
-            return False
-        sequence.blocks = [self.free_blocks.pop() for _ in range(wanted)]
-        return True
-
-    def release(self, sequence: Sequence) -> None:
-        """Give a sequence's blocks back."""
-        self.free_blocks += sequence.blocks
-        sequence.blocks = []
-
-    def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep key and value (T, G, D) at slots (T); returns the layer's pools (slots, G, D)."""
+    def pools(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer's pools, for keys and values (T, G, D) like these."""
         if layer not in self.layers:
-            shape = (self.num_blocks * BLOCK_LEN, *key.shape[1:])
-            self.layers[layer] = key.new_empty(shape), value.new_empty((shape[0], *value.shape[1:]))
-        keys, values = self.layers[layer]
-        keys[slots], values[slots] = key, value
-        return keys, values
+            size = self.blocks.num_blocks, BLOCK_LEN
+            self.layers[layer] = _zeros(key, (key.shape[1], *size, key.shape[2])), _zeros(value, (value.shape[1], *size, value.shape[2]))
+        return self.layers[layer]
+
+
+def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Zeros, since a masked place still meets the product; on a CPU of pages that take no memory until they are written."""
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    num_bytes = math.prod(shape) * like.element_size()
+    return torch.from_numpy(np.zeros(num_bytes, np.uint8)).view(like.dtype).view(shape)
+
+
+def num_blocks_for(num_tokens: int) -> int:
+    """Blocks that hold so many tokens."""
+    return -(-num_tokens // BLOCK_LEN)
 
 
 def num_tokens_that_fit(base: Base, num_bytes: int) -> int:
@@ -65,55 +64,83 @@ class Work:
     start: int
     stop: int
 
+    @property
+    def num_tokens(self) -> int:
+        """Rows of the step."""
+        return self.stop - self.start
+
 
 class CachedSegments:
-    """The step's tokens, sequence after sequence, each attending to its own cache. One-token works share one padded call."""
+    """A step's tokens, sequence after sequence, each attending to its own cache. One-token works come first and share padded calls."""
 
     def __init__(self, cache: KVCache, works: ListOf[Work], device: torch.device) -> None:
-        self.cache = cache
-        slots = [_slots(work.sequence, work.stop, device) for work in works]  # all places of each sequence
-        self.new_slots = torch.cat([own[work.start :] for own, work in zip(slots, works, strict=True)])  # (T)
-        self.prefills, singles, row = [], [], 0
-        for own, work in zip(slots, works, strict=True):
-            if work.stop - work.start == 1:
-                singles.append((row, own))
-            else:
-                self.prefills.append((slice(row, row + work.stop - work.start), own))
-            row += work.stop - work.start
-        self.single_rows = torch.tensor([row for row, _ in singles], dtype=torch.long, device=device)  # (S)
-        self.single_lens = torch.tensor([len(own) for _, own in singles], device=device)  # (S)
-        longest = max((len(own) for _, own in singles), default=0)
-        # padded with places of their own: a masked place still meets the product, and only written memory is surely finite
-        padded = [torch.cat([own, own[:1].expand(longest - len(own))]) for _, own in singles]
-        self.single_slots = torch.stack(padded) if padded else None  # (S, K)
+        self.cache, self.device = cache, device
+        self.num_singles = next((i for i, work in enumerate(works) if work.num_tokens > 1), len(works))
+        assert all(work.num_tokens > 1 for work in works[self.num_singles :]), "one-token works come first"
+        places, self.prefills, row = list[int](), list[tuple[slice, int, list[int]]](), self.num_singles
+        for work in works:
+            blocks = work.sequence.blocks
+            places += [blocks[at // BLOCK_LEN] * BLOCK_LEN + at % BLOCK_LEN for at in range(work.start, work.stop)]
+        for work in works[self.num_singles :]:
+            self.prefills.append((slice(row, row + work.num_tokens), work.stop, work.sequence.blocks[: num_blocks_for(work.stop)]))
+            row += work.num_tokens
+        self.places = torch.tensor(places, device=device)  # (T), where each token lies in the pool
+        singles = works[: self.num_singles]
+        self.tables = [work.sequence.blocks[: num_blocks_for(work.stop)] for work in singles]
+        self.lens = torch.tensor([work.stop for work in singles], device=device)  # (S)
+        self.longest = max((work.stop for work in singles), default=0)
+        self._views: dict[int | None, tuple[Tensor, Tensor]] = {}
 
     def attend(self, layer_index: int, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
         """See `lorimer.model.attention.Segments.attend`."""
-        keys, values = self.cache.write(layer_index, self.new_slots, key, value)
-        output = torch.empty((*query.shape[:2], values.shape[2]), dtype=query.dtype, device=query.device)
-        for rows, slots in self.prefills:
-            q = query[rows].transpose(0, 1)[None]  # (1, H, Q, D)
-            k, v = (pool.index_select(0, slots).transpose(0, 1)[None] for pool in (keys, values))  # (1, G, K, D)
-            whole = q.shape[2] == k.shape[2] and not options.sliding_window
-            mask = None if whole else causal_mask(q.shape[2], k.shape[2], options.sliding_window, query.device)
-            output[rows] = scaled_dot_product(q, k, v, mask, options)[0].transpose(0, 1)
-        if self.single_slots is not None:
-            output[self.single_rows] = self._attend_singles(query[self.single_rows], keys, values, options)
+        keys, values = self.cache.pools(layer_index, key, value)
+        keys.flatten(1, 2).index_copy_(1, self.places, key.transpose(0, 1))
+        values.flatten(1, 2).index_copy_(1, self.places, value.transpose(0, 1))
+        output = query.new_empty(*query.shape[:2], value.shape[2])
+        if self.num_singles:
+            output[: self.num_singles] = self._attend_singles(query[: self.num_singles], keys, values, options)
+        for rows, stop, blocks in self.prefills:
+            output[rows] = self._attend_prefill(query[rows], keys, values, stop, blocks, options)
         return output
 
+    def _attend_prefill(
+        self, query: Tensor, keys: Tensor, values: Tensor, stop: int, blocks: list[int], options: AttentionOptions
+    ) -> Tensor:
+        """query (Q, H, D), the last of a sequence's first `stop` tokens -> (Q, H, D)."""
+        taken = torch.tensor(blocks, device=self.device)
+        k, v = (pool.index_select(1, taken).flatten(1, 2)[None, :, :stop] for pool in (keys, values))  # (1, G, K, D)
+        q = query.transpose(0, 1)[None]  # (1, H, Q, D)
+        window = options.sliding_window if options.sliding_window and options.sliding_window < stop else None
+        is_whole = q.shape[2] == stop and window is None
+        mask = None if is_whole else causal_mask(q.shape[2], stop, window, self.device)
+        return scaled_dot_product(q, k, v, mask, options)[0].transpose(0, 1)
+
     def _attend_singles(self, query: Tensor, keys: Tensor, values: Tensor, options: AttentionOptions) -> Tensor:
-        """query (S, H, D), the newest token of each sequence -> (S, H, D)."""
-        assert self.single_slots is not None
-        places = torch.arange(self.single_slots.shape[1], device=query.device)[None]  # (1, K)
-        visible = places < self.single_lens[:, None]  # (S, K)
-        if options.sliding_window:
-            visible &= places >= self.single_lens[:, None] - options.sliding_window
-        k, v = (pool[self.single_slots].transpose(1, 2) for pool in (keys, values))  # (S, G, K, D)
-        return scaled_dot_product(query[:, :, None], k, v, visible[:, None, None], options)[:, :, 0]
+        """query (S, H, D), the newest token of each sequence -> (S, H, D): every group's heads meet its keys in one product."""
+        blocks, hidden = self._view(options.sliding_window)
+        num_groups, num_rows = keys.shape[0], query.shape[0]
+        k, v = (pool.index_select(1, blocks).view(num_groups * num_rows, -1, pool.shape[3]) for pool in (keys, values))  # (G S, K, D)
+        q = query.view(num_rows, num_groups, -1, query.shape[2]).transpose(0, 1).reshape(num_groups * num_rows, -1, query.shape[2])
+        scores = torch.bmm(q, k.transpose(1, 2)).float()  # (G S, R, K)
+        scores *= options.scaling
+        if options.softcap is not None:
+            scores = options.softcap * torch.tanh(scores / options.softcap)
+        scores = scores.view(num_groups, num_rows, -1, k.shape[1]).add_(hidden)
+        mixed = torch.bmm(scores.softmax(-1).to(v.dtype).view(num_groups * num_rows, -1, k.shape[1]), v)  # (G S, R, D)
+        return mixed.view(num_groups, num_rows, -1, v.shape[2]).transpose(0, 1).reshape(num_rows, -1, v.shape[2])
 
-
-def _slots(sequence: Sequence, stop: int, device: torch.device) -> Tensor:
-    """Where the first `stop` tokens of a sequence lie in the pool."""
-    places = torch.arange(stop, device=device)
-    blocks = torch.tensor(sequence.blocks, device=device)
-    return blocks[places // BLOCK_LEN] * BLOCK_LEN + places % BLOCK_LEN
+    def _view(self, window: int | None) -> tuple[Tensor, Tensor]:
+        """The blocks (S x N) that layers of this window read, and what is added to scores (S, 1, K) to hide places."""
+        if window not in self._views:
+            reach = [0 if not window else max(0, (stop - window) // BLOCK_LEN) for stop in self.lens.tolist()]  # blocks out of sight
+            seen = [table[first:] for table, first in zip(self.tables, reach, strict=True)]
+            width = max(len(table) for table in seen)
+            padded = torch.tensor([table + table[:1] * (width - len(table)) for table in seen], device=self.device)  # (S, N)
+            first = torch.tensor(reach, device=self.device)[:, None] * BLOCK_LEN
+            position = torch.arange(width * BLOCK_LEN, device=self.device)[None] + first  # (S, K)
+            is_hidden = position >= self.lens[:, None]
+            if window:
+                is_hidden |= position < self.lens[:, None] - window
+            hidden = torch.zeros(is_hidden.shape, device=self.device).masked_fill_(is_hidden, float("-inf"))
+            self._views[window] = padded.flatten(), hidden[:, None]
+        return self._views[window]

@@ -1,8 +1,14 @@
-"""How the next token is chosen from logits."""
+"""How the next token is chosen from logits, in the order that vLLM and OpenAI document.
+
+Penalties and biases change logits, a constraint forbids tokens, the temperature divides, then top-k, top-p and min-p cut the tail. A row
+that asks for none of it costs one sweep for its maximum; nothing here ever sorts or copies a whole vocabulary for a greedy row.
+"""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,19 +25,88 @@ class SamplingParams:
     """0 takes the likeliest token."""
     top_p: float = 1.0
     """Only the likeliest tokens that together reach this probability (nucleus sampling, arXiv:1904.09751)."""
+    top_k: int = 0
+    """Only so many of the likeliest tokens; 0 is all."""
+    min_p: float = 0.0
+    """Only tokens at least this share as likely as the likeliest (arXiv:2407.01082)."""
+    presence_penalty: float = 0.0
+    """Taken from the logit of every token the answer holds already."""
+    frequency_penalty: float = 0.0
+    """Taken from it once for every time the answer holds it."""
+    repetition_penalty: float = 1.0
+    """Divides positive and multiplies negative logits of tokens of prompt and answer (CTRL, arXiv:1909.05858)."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Added to the logits of these tokens."""
+    num_logprobs: int | None = None
+    """How many of the likeliest tokens' log-probabilities to give beside each token's own; None gives none at all."""
     seed: int | None = None
     """The same seed gives the same answer to the same request."""
     ignore_eos: bool = False
     """Go on to `max_tokens` whatever the model says; for measuring."""
 
+    @property
+    def changes_logits(self) -> bool:
+        """Whether a row of logits is not taken as it is."""
+        penalties = self.presence_penalty, self.frequency_penalty, self.repetition_penalty - 1
+        return any(penalties) or bool(self.logit_bias)
 
-def sample(logits: Tensor, params: Sequence[SamplingParams], generators: Sequence[torch.Generator | None]) -> list[int]:
-    """logits (n, V), one set of parameters and one generator a row -> n token ids."""
-    tokens: list[int] = likeliest(logits).tolist()
-    for row, (wanted, generator) in enumerate(zip(params, generators, strict=True)):
-        if wanted.temperature >= MIN_TEMPERATURE:
-            tokens[row] = _draw(logits[row].float() / wanted.temperature, wanted.top_p, generator)
-    return tokens
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenScores:
+    """Log-probabilities of one place of an answer, natural logarithms, before temperature and cuts."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+    """The likeliest tokens and theirs, from the likeliest."""
+
+
+class Constraint(Protocol):
+    """What an answer must be, token by token."""
+
+    def mask(self, logits: Tensor) -> None:
+        """Set the logits (V) of tokens that cannot come next to minus infinity."""
+        ...
+
+    def accept(self, token_id: int) -> None:
+        """Take note of the token that came."""
+        ...
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the answer is whole and nothing may follow."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What one row's choice depends on beside its logits."""
+
+    params: SamplingParams
+    generator: torch.Generator | None = None
+    constraint: Constraint | None = None
+    prompt_ids: Sequence[int] = ()
+    output_ids: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The next token of a row."""
+
+    token_id: int
+    scores: TokenScores | None = None
+
+
+def choose(logits: Tensor, rows: Sequence[Row]) -> list[Choice]:
+    """logits (n, V), one row each -> the next token of each."""
+    is_plain = [row.params.temperature < MIN_TEMPERATURE and row.constraint is None and not row.params.changes_logits for row in rows]
+    best: list[int] = likeliest(logits).tolist() if any(is_plain) else [0] * len(rows)
+    choices = []
+    for at, row in enumerate(rows):
+        token = best[at] if is_plain[at] else _choose_one(logits[at], row)
+        scores = None if row.params.num_logprobs is None else _scores(logits[at], token, row.params.num_logprobs)
+        choices.append(Choice(token_id=token, scores=scores))
+    return choices
 
 
 def likeliest(logits: Tensor) -> Tensor:
@@ -50,12 +125,61 @@ def likeliest(logits: Tensor) -> Tensor:
     return best * block_len + within
 
 
-def _draw(logits: Tensor, top_p: float, generator: torch.Generator | None) -> int:
-    """logits (V) -> a token id drawn from their softmax, cut to the nucleus."""
+def _choose_one(logits: Tensor, row: Row) -> int:
+    """logits (V) of a row that asks for something -> its token."""
+    params = row.params
+    logits = logits.float()  # a copy where it is not float32 already
+    if params.changes_logits or row.constraint is not None:
+        logits = logits.clone()
+        _penalise(logits, row)
+    if row.constraint is not None:
+        row.constraint.mask(logits)
+    if params.temperature < MIN_TEMPERATURE:
+        return int(logits.argmax())
+    return _draw(logits / params.temperature, params, row.generator)
+
+
+def _penalise(logits: Tensor, row: Row) -> None:
+    """Change the logits (V) of the tokens that penalties and biases name."""
+    params = row.params
+    if params.repetition_penalty != 1:
+        said = torch.tensor(sorted({*row.prompt_ids, *row.output_ids}), device=logits.device)
+        own = logits[said]
+        logits[said] = torch.where(own > 0, own / params.repetition_penalty, own * params.repetition_penalty)
+    if row.output_ids and (params.presence_penalty or params.frequency_penalty):
+        counts = Counter(row.output_ids)
+        repeated = torch.tensor(list(counts.values()), dtype=logits.dtype, device=logits.device)
+        logits[torch.tensor(list(counts), device=logits.device)] -= params.presence_penalty + params.frequency_penalty * repeated
+    if params.logit_bias:
+        biases = torch.tensor(list(params.logit_bias.values()), dtype=logits.dtype, device=logits.device)
+        logits[torch.tensor(list(params.logit_bias), device=logits.device)] += biases
+
+
+def _draw(logits: Tensor, params: SamplingParams, generator: torch.Generator | None) -> int:
+    """logits (V) over the temperature -> a token id drawn from what the cuts leave of their softmax."""
+    if params.top_k and params.top_k < len(logits):
+        kept, places = logits.topk(params.top_k)
+        return int(places[_draw(kept, _without_top_k(params), generator)])
     probabilities = logits.softmax(-1)
-    if top_p < 1:
+    if params.min_p:
+        probabilities = probabilities.masked_fill(probabilities < params.min_p * probabilities.max(), 0)
+    if params.top_p < 1:
         ordered, places = probabilities.sort(descending=True)
-        outside = ordered.cumsum(-1) - ordered >= top_p
+        ordered /= ordered.sum()
+        outside = ordered.cumsum(-1) - ordered >= params.top_p
         outside[0] = False  # not even where top_p is 0
         probabilities = torch.zeros_like(probabilities).scatter(0, places, ordered.masked_fill(outside, 0))
     return int(torch.multinomial(probabilities, 1, generator=generator))
+
+
+def _without_top_k(params: SamplingParams) -> SamplingParams:
+    return SamplingParams(top_p=params.top_p, min_p=params.min_p, temperature=params.temperature)
+
+
+def _scores(logits: Tensor, token: int, count: int) -> TokenScores:
+    """logits (V) as the model gave them -> the log-probabilities asked for."""
+    wide = logits.float()
+    total = wide.logsumexp(0)
+    kept, places = wide.topk(count) if count else (wide[:0], wide[:0].long())
+    top = tuple(zip(places.tolist(), (kept - total).tolist(), strict=True))
+    return TokenScores(token_id=token, logprob=float(wide[token] - total), top=top)

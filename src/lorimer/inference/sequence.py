@@ -6,7 +6,9 @@ from typing import Literal
 
 import torch
 
-from lorimer.inference.sampling import SamplingParams
+from lorimer.inference.blocks import BLOCK_LEN, next_key
+from lorimer.inference.composition import BASE, Composition
+from lorimer.inference.sampling import Constraint, SamplingParams, TokenScores
 
 FinishReason = Literal["stop", "length", "aborted"]
 _counter = itertools.count()
@@ -18,17 +20,33 @@ class Sequence:
 
     prompt_ids: tuple[int, ...]
     params: SamplingParams = field(default_factory=SamplingParams)
-    adapter: str | None = None
-    """Digest of a resident adapter; None for the base alone."""
+    composition: Composition = BASE
+    """Resident adapters and their scales; the base alone by default."""
+    tenant: str = ""
+    """Whose turn it takes; tenants share the engine fairly."""
+    constraint: Constraint | None = None
+    """What the answer must be, token by token; a grammar, for example."""
+    wants_state: bool = False
+    """Whether the prompt's hidden states are wanted; it is then computed whole, whatever the cache holds."""
+    state: torch.Tensor | None = None
+    """Their mean (h) so far, but for the first, which is the same whatever follows it."""
     id: int = field(default_factory=lambda: next(_counter))
     output_ids: list[int] = field(default_factory=list)
+    scores: list[TokenScores] = field(default_factory=list)
+    """One a token of the answer, where log-probabilities were asked for."""
     finish_reason: FinishReason | None = None
     num_computed: int = 0
     """Tokens whose keys and values are in the cache."""
+    num_reused: int = 0
+    """Tokens of the prompt that were found there when it was first admitted."""
     blocks: list[int] = field(default_factory=list)
-    """Set by the scheduler."""
+    """Set by the scheduler, as are the keys."""
+    keys: list[bytes] = field(default_factory=list)
+    """Of the full blocks so far, each chained to the one before."""
     generator: torch.Generator | None = None
     """Set by the engine for sampled answers."""
+    arrived_at: float = 0.0
+    """`time.monotonic()` when it was queued."""
 
     @property
     def num_tokens(self) -> int:
@@ -45,3 +63,9 @@ class Sequence:
         prompt_len = len(self.prompt_ids)
         prompt = self.prompt_ids[start : min(stop, prompt_len)]
         return [*prompt, *self.output_ids[max(0, start - prompt_len) : max(0, stop - prompt_len)]]
+
+    def keys_of_full_blocks(self, first: bytes, num_tokens: int) -> list[bytes]:
+        """The keys of the blocks that the first `num_tokens` tokens fill."""
+        for at in range(len(self.keys), num_tokens // BLOCK_LEN):
+            self.keys.append(next_key(self.keys[-1] if at else first, self.ids_between(at * BLOCK_LEN, (at + 1) * BLOCK_LEN)))
+        return self.keys[: num_tokens // BLOCK_LEN]

@@ -6,7 +6,7 @@ It knows nothing of files, names or models; see adapter.py for PEFT's format and
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -115,6 +115,8 @@ class Routing:
 
     def __init__(self) -> None:
         self.rows: tuple[AdapterRows, ...] = ()
+        self.change: Callable[[str, Tensor, Tensor], Tensor] | None = None
+        """Inference's own way: asked by every layer, (name, x (T, in), y (T, out)), for y with what the batch's adapters make of x."""
 
     def weights_for(self, name: str) -> Iterable[tuple[AdapterRows, LoRAWeights]]:
         """The ranges that change at the layer of this name."""
@@ -163,6 +165,8 @@ class LoRALinear(nn.Module):
 
     def _forward_inference(self, x: Tensor, changes: Sequence[Change]) -> Tensor:
         y = F.linear(x, self.dense_weight(), self.bias)
+        if self.routing.change is not None:
+            y = self.routing.change(self.name, x, y)
         for rows, weights in changes:
             own = slice(rows.start, rows.stop)
             y[own].addmm_(x[own] @ weights.a.to(x.dtype).T, weights.b.to(x.dtype).T, alpha=weights.scale)

@@ -1,12 +1,13 @@
 """What the registry keeps: adapter versions, the aliases that point at them, and who did what."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from lorimer.evaluation.gates import Verdict
 
-Action = Literal["register", "record_gate", "promote"]
+Action = Literal["register", "record_gate", "promote", "create_key", "revoke_key", "limit_tenant"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,8 @@ class NewVersion:
     alpha: float
     num_parameters: int
     template_digest: str
+    companions: Mapping[str, bytes] = field(default_factory=dict)
+    """Files to keep beside those, by name, that are no part of what it is: `fingerprint.json`, what it answered when it was registered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +91,7 @@ class AuditEntry:
     actor: str
     action: Action
     subject: str
-    """A version or an alias, as `helpdesk@v3`."""
+    """A version or an alias, as `helpdesk@v3`; of keys, the tenant."""
     reason: str
     details: dict[str, Any]
     """Digests, versions and verdicts; never content."""

@@ -17,12 +17,13 @@ from lorimer.evaluation.gates import GateResult, gate_from_json
 from lorimer.registry.audit import current_actor, now, record
 from lorimer.registry.records import AdapterVersion, Alias, NewVersion
 from lorimer.registry.schema import adapter_versions, aliases, gate_results
-from lorimer.storage import digest_of, digest_of_file, new_folder
+from lorimer.storage import digest_of, digest_of_file, new_folder, write_bytes
 
 FILES = ("adapter_model.safetensors", "adapter_config.json")
 """What an adapter is; its digest is theirs."""
 COMPANIONS = ("adapter.lock.json", "chat_template.jinja")
 """Kept beside them where the source has them: what the adapter belongs to, and how it is spoken to."""
+FINGERPRINT = "fingerprint.json"
 CHAMPION = "champion"
 NAME_PATTERN = r"[a-z0-9][a-z0-9_-]{0,62}"
 MIN_DIGEST_LEN = 6
@@ -47,7 +48,7 @@ class Registry:
         if not re.fullmatch(NAME_PATTERN, new.name):
             raise UsageError(f"{new.name!r} cannot name an adapter: use up to 63 of a-z, 0-9, - and _, starting with a letter or digit")
         digest = digest_of_folder(new.source)
-        path = _keep_files(new.source, digest)
+        path = _keep_files(new, digest)
         num_tries = 0
         while True:
             try:
@@ -122,6 +123,13 @@ class Registry:
         with self.engine.connect() as connection:
             return tuple(Alias(**row) for row in connection.execute(query).mappings())
 
+    def names_by_digest(self) -> dict[str, str]:
+        """What versions are called (`helpdesk@v3`), by digest; of several with the same bytes, the last by name and number."""
+        columns = adapter_versions.c
+        query = select(columns.digest, columns.name, columns.version).order_by(columns.name, columns.version)
+        with self.engine.connect() as connection:
+            return {digest: f"{name}@v{version}" for digest, name, version in connection.execute(query)}
+
     def verify_files(self, version: AdapterVersion) -> None:
         """Check that a version's files still are the bytes that were registered.
 
@@ -168,6 +176,8 @@ class Registry:
         )
         connection.execute(insert(adapter_versions).values(_row_of(version)))
         details = {"digest": digest, "base_digest": new.base_digest, "dataset_digest": new.dataset_digest, "run_id": new.run_id}
+        if (path / FINGERPRINT).is_file():
+            details["fingerprint_digest"] = digest_of_file(path / FINGERPRINT)
         record(connection, actor=actor, action="register", subject=version.id, details=details)
         return _version_from_row(connection.execute(query).mappings().one())  # with the gate, if these bytes have met one
 
@@ -209,13 +219,18 @@ def digest_of_folder(path: Path) -> str:
     return digest_of({file: digest_of_file(path / file) for file in FILES})
 
 
-def _keep_files(source: Path, digest: str) -> Path:
+def _keep_files(new: NewVersion, digest: str) -> Path:
     """Copy an adapter and its companions to the folder named by its digest, unless they are there."""
     path = home() / "adapters" / digest[:16]
     if not path.is_dir():
         with new_folder(path) as folder:
-            for file in (*FILES, *(name for name in COMPANIONS if (source / name).is_file())):
-                shutil.copy(source / file, folder / file)
+            for file in (*FILES, *(name for name in COMPANIONS if (new.source / name).is_file())):
+                shutil.copy(new.source / file, folder / file)
+            for file, data in new.companions.items():
+                write_bytes(folder / file, data)
+    for file, data in new.companions.items():
+        if not (path / file).is_file():  # the same bytes were registered before these were kept
+            write_bytes(path / file, data)
     if digest_of_folder(path) != digest:
         raise IntegrityError(f"{str(path)!r} holds other bytes than adapter {digest[:12]}: they were changed; remove the folder, try again")
     return path

@@ -1,8 +1,12 @@
-"""The registry's tables, as queries name them. They are made by `migrations/versions`, and a test holds the two equal."""
+"""The tables of the registry and of those who may ask, as queries name them.
+
+They are made by `migrations/versions`, and a test holds the two equal.
+"""
 
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     Float,
     ForeignKeyConstraint,
@@ -83,4 +87,34 @@ audit = Table(
     Column("details", JSON, nullable=False),
     Index("ix_audit_subject", "subject"),
     sqlite_autoincrement=True,
+)
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("name", NAME, primary_key=True),
+    Column("requests_per_minute", Integer),  # null: without limit, as in the two below
+    Column("tokens_per_minute", BigInteger),
+    Column("concurrency", Integer),
+    Column("created_at", TIME, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("prefix", String(12), primary_key=True),  # public: it names the key
+    Column("digest", DIGEST, nullable=False),  # of the whole key, which is kept nowhere
+    Column("name", NAME, nullable=False),
+    Column("tenant", NAME, nullable=False),
+    Column("adapters", JSON, nullable=False),
+    Column("may_use_base", Boolean, nullable=False),
+    Column("is_admin", Boolean, nullable=False),
+    Column("max_context", Integer),  # tokens; null: what the base takes
+    Column("max_body_bytes", Integer),
+    Column("created_at", TIME, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("expires_at", TIME),
+    Column("revoked_at", TIME),
+    Column("last_used_at", TIME),  # to about a minute
+    ForeignKeyConstraint(["tenant"], ["tenants.name"], name="fk_api_keys_tenants"),
 )

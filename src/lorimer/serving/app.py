@@ -1,4 +1,6 @@
-"""The routes: OpenAI's generation and model endpoints, health and metrics. What they do is in completions.py and resolve.py."""
+"""The routes: OpenAI's generation and model endpoints, health and metrics. What they do is in completions.py and resolve.py; who may use
+them is in access.py.
+"""
 
 import asyncio
 import contextlib
@@ -6,19 +8,25 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lorimer.errors import LorimerError
 from lorimer.registry.registry import Registry
+from lorimer.serving.access import Access, BodyLimit, error_response, require_admin
+from lorimer.serving.admin import add_admin_routes
+from lorimer.serving.candidates import Candidates
 from lorimer.serving.completions import Completions
+from lorimer.serving.generate import GenerateRequest
+from lorimer.serving.keys import Keys
+from lorimer.serving.limits import MAX_WAITING, Limits, estimate_tokens, num_answers
 from lorimer.serving.metrics import Metrics
 from lorimer.serving.protocol import ChatCompletionRequest, CompletionRequest
 from lorimer.serving.refusals import ApiError, describe_invalid, shown
-from lorimer.serving.replies import ChatCompletion, Completion, ErrorReply, ModelCard, ModelList
+from lorimer.serving.replies import ChatCompletion, Completion, ErrorReply, Generated, ModelCard, ModelList
 from lorimer.serving.resolve import Models
 from lorimer.serving.worker import EngineWorker
 from lorimer.storage import canonical_json
@@ -29,18 +37,26 @@ MAX_BODY_BYTES = 2 << 20
 GRACE_SECONDS = 3.0  # for answers in flight when the server ends
 
 
-def create_app(worker: EngineWorker, registry: Registry) -> FastAPI:
-    """The HTTP API over an engine and the adapters of a registry. The worker runs from the app's start to its end."""
+def create_app(worker: EngineWorker, registry: Registry, *, no_keys: bool = False, max_waiting: int = MAX_WAITING) -> FastAPI:
+    """The HTTP API over an engine and the adapters of a registry. The worker runs from the app's start to its end.
+
+    Once the registry's database holds an API key, callers need one; with `no_keys` they never do. Beyond `max_waiting` answers that wait,
+    requests are refused.
+    """
     base = worker.engine.base
     models = Models(registry, base_name=base.name, base_digest=base.digest, max_len=worker.engine.max_len)
-    metrics = Metrics(worker)
-    completions = Completions(worker, models, metrics)
+    metrics = Metrics(worker, names=registry.names_by_digest)
+    keys = Keys(registry.engine)
+    limits = Limits(max_running=worker.engine.config.max_sequences, max_waiting=max_waiting, count=metrics.count_limited)
     app = FastAPI(title="Lorimer", docs_url=None, redoc_url=None, lifespan=_lifespan)  # their pages load scripts from elsewhere
-    app.state.worker, app.state.models = worker, models
+    app.state.worker, app.state.models, app.state.keys, app.state.no_keys = worker, models, keys, no_keys
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
-    _add_generation_routes(app, completions)
-    _add_model_routes(app, models)
-    _add_state_routes(app, worker, metrics)
+    app.add_middleware(Access, keys=keys, limits=limits, models=models, metrics=metrics, no_keys=no_keys)  # the outer one
+    completions = Completions(worker, metrics, route=Candidates(worker, registry).decide)
+    _add_generation_routes(app, completions, limits)
+    _add_model_routes(app)
+    add_admin_routes(app, worker)
+    _add_state_routes(app, worker, metrics, asks_keys=not no_keys)
     _add_error_shapes(app, metrics)
     return app
 
@@ -53,31 +69,47 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await asyncio.to_thread(worker.stop, grace_seconds=GRACE_SECONDS)
 
 
-def _add_generation_routes(app: FastAPI, completions: Completions) -> None:
-    @app.post("/v1/chat/completions", response_model=ChatCompletion, responses=ERRORS)
+def _add_generation_routes(app: FastAPI, completions: Completions, limits: Limits) -> None:
+    @app.post("/v1/chat/completions", response_model=ChatCompletion, responses=ERRORS, dependencies=KEYED)
     async def chat(body: ChatCompletionRequest, request: Request) -> Response:
         """Answer a conversation."""
-        return await completions.answer(body, request)
+        return await answer(body, request)
 
-    @app.post("/v1/completions", response_model=Completion, responses=ERRORS)
+    @app.post("/v1/completions", response_model=Completion, responses=ERRORS, dependencies=KEYED)
     async def complete(body: CompletionRequest, request: Request) -> Response:
         """Continue a text."""
-        return await completions.answer(body, request)
+        return await answer(body, request)
+
+    @app.post("/generate", response_model=Generated, responses=ERRORS, dependencies=KEYED)
+    async def generate(body: GenerateRequest, request: Request) -> Response:
+        """Continue a text, asked as text-generation-inference and LoRAX are."""
+        return await answer(body.to_completion(), request)
+
+    async def answer(body: ChatCompletionRequest | CompletionRequest, request: Request) -> Response:
+        """Let a request in, and answer it; what it took is settled where its answers end."""
+        num_tokens = estimate_tokens(body, body_len=request.state.body_len)
+        admission = limits.admit(request.state.caller, num_sequences=num_answers(body), num_tokens=num_tokens)
+        request.state.admission = admission
+        try:
+            return await completions.answer(body, request)
+        except BaseException:
+            admission.settle(0)
+            raise
 
 
-def _add_model_routes(app: FastAPI, models: Models) -> None:
-    @app.get("/v1/models", response_model=ModelList)
-    def list_models() -> Response:
-        """Everything `model` may name: the base; adapters by name, alias and version."""
-        return _json(ModelList(object="list", data=models.cards()).to_bytes())
+def _add_model_routes(app: FastAPI) -> None:
+    @app.get("/v1/models", response_model=ModelList, dependencies=KEYED)
+    def list_models(request: Request) -> Response:
+        """Everything `model` may name: the base; adapters by name, alias and version. Where keys are in force, what the key may use."""
+        return _json(ModelList(object="list", data=request.state.models.cards()).to_bytes())
 
-    @app.get("/v1/models/{model:path}", response_model=ModelCard, responses=ERRORS)
-    def show_model(model: str) -> Response:
+    @app.get("/v1/models/{model:path}", response_model=ModelCard, responses=ERRORS, dependencies=KEYED)
+    def show_model(model: str, request: Request) -> Response:
         """One of them."""
-        return _json(models.card(model).to_bytes())
+        return _json(request.state.models.card(model).to_bytes())
 
 
-def _add_state_routes(app: FastAPI, worker: EngineWorker, metrics: Metrics) -> None:
+def _add_state_routes(app: FastAPI, worker: EngineWorker, metrics: Metrics, *, asks_keys: bool) -> None:
     @app.get("/healthz")
     def health() -> Response:
         """Whether requests are answered."""
@@ -90,9 +122,9 @@ def _add_state_routes(app: FastAPI, worker: EngineWorker, metrics: Metrics) -> N
         }
         return _json(canonical_json(state), status=200 if worker.is_running else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", dependencies=[*KEYED, Depends(require_admin)] if asks_keys else [])
     def show_metrics() -> Response:
-        """Prometheus' text."""
+        """Prometheus' text. It names tenants and adapters: where keys are in force, one that may administer is needed."""
         return Response(metrics.to_text(), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -101,12 +133,12 @@ def _add_error_shapes(app: FastAPI, metrics: Metrics) -> None:
 
     @app.exception_handler(ApiError)
     async def refuse(request: Request, exc: ApiError) -> Response:
-        return _error(exc)
+        return error_response(exc)
 
     @app.exception_handler(RequestValidationError)
     async def refuse_body(request: Request, exc: RequestValidationError) -> Response:
         metrics.count_invalid()
-        return _error(describe_invalid(exc.errors()))
+        return error_response(describe_invalid(exc.errors()))
 
     @app.exception_handler(HTTPException)
     async def refuse_route(request: Request, exc: HTTPException) -> Response:
@@ -114,57 +146,24 @@ def _add_error_shapes(app: FastAPI, metrics: Metrics) -> None:
             404: f"no route {request.method} {shown(request.url.path)}",
             405: f"{shown(request.url.path)} does not take {request.method}",
         }
-        response = _error(ApiError(exc.status_code, said.get(exc.status_code, str(exc.detail))))
+        response = error_response(ApiError(exc.status_code, said.get(exc.status_code, str(exc.detail))))
         response.headers.update(exc.headers or {})
         return response
 
     @app.exception_handler(LorimerError)
     async def fail(request: Request, exc: LorimerError) -> Response:
         logger.error("%s %s failed: %s", request.method, request.url.path, exc)
-        return _error(ApiError(500, "the server could not do this; its log says why", kind="server_error", code="internal_error"))
+        return error_response(ApiError(500, "the server could not do this; its log says why", kind="server_error", code="internal_error"))
 
     @app.exception_handler(Exception)
     async def fail_unexpectedly(request: Request, exc: Exception) -> Response:
-        return _error(ApiError(500, f"the request failed ({type(exc).__name__})", kind="server_error", code="internal_error"))
-
-
-class BodyLimit:
-    """Refuses bodies that are too large, and lets no request through before its body is whole."""
-
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
-        self.app, self.max_bytes = app, max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        body, more = bytearray(), True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > self.max_bytes:
-                response = _error(ApiError(413, f"the body is larger than {self.max_bytes} bytes: send less", code="body_too_large"))
-                response.headers["connection"] = "close"  # what is left of the body is not read
-                await response(scope, receive, send)
-                return
-        whole: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
-
-        async def replay() -> Message:
-            return whole.pop() if whole else await receive()
-
-        await self.app(scope, replay, send)
-
-
-def _error(error: ApiError) -> Response:
-    return _json(canonical_json(error.to_json()), status=error.status)
+        return error_response(ApiError(500, f"the request failed ({type(exc).__name__})", kind="server_error", code="internal_error"))
 
 
 def _json(body: bytes, *, status: int = 200) -> Response:
     return Response(body, status_code=status, media_type="application/json")
 
 
-ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorReply} for status in (400, 404, 413, 500, 503)}
+ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorReply} for status in (400, 401, 403, 404, 413, 429, 500, 503)}
+KEYED = [Depends(HTTPBearer(auto_error=False, description="An API key, where the server asks for one"))]
+"""For the OpenAPI document alone: keys are looked at before any route."""

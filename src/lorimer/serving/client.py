@@ -13,7 +13,9 @@ from lorimer.errors import EngineError, LorimerError, NotFoundError, UsageError
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def stream_chat(url: str, model: str, messages: Sequence[Message], *, temperature: float = 0.0) -> Iterator[str]:
+def stream_chat(
+    url: str, model: str, messages: Sequence[Message], *, temperature: float = 0.0, api_key: str | None = None
+) -> Iterator[str]:
     """Ask the server at `url`; yields the answer's pieces as they come.
 
     Raises:
@@ -24,7 +26,8 @@ def stream_chat(url: str, model: str, messages: Sequence[Message], *, temperatur
     """
     turns = [{"role": message.role, "content": message.content} for message in messages]
     body = {"model": model, "messages": turns, "temperature": temperature, "stream": True}
-    request = Request(_endpoint(url), data=json.dumps(body).encode(), headers={"content-type": "application/json"})
+    headers = {"content-type": "application/json", **({"authorization": f"Bearer {api_key}"} if api_key else {})}
+    request = Request(_endpoint(url), data=json.dumps(body).encode(), headers=headers)
     try:
         with _opener(url).open(request) as response:
             yield from _pieces(response)

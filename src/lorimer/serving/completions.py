@@ -1,92 +1,61 @@
-"""From a request to its answer: prompts to sequences, tokens to text, whole or streamed; every request ends in the log."""
+"""From a request to its answer: who answers, tokens as they come, whole or streamed; every request ends in the log."""
 
 import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from collections.abc import Sequence as ListOf
-from dataclasses import dataclass, field
-from urllib.parse import quote
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Protocol
 
 from fastapi import Request, Response
-from fastapi.responses import StreamingResponse
 
-from lorimer.errors import AdapterError, DataError, EngineError, IntegrityError
+from lorimer.errors import AdapterError, CompositionError, DataError, EngineError, IntegrityError, QuarantineError
+from lorimer.inference.constraint import GrammarConstraint
+from lorimer.inference.routing import RoutingDecision
 from lorimer.inference.sequence import Sequence
-from lorimer.inference.text import TextStream
+from lorimer.inference.text import TextStream, TokenNames
+from lorimer.serving.answers import AnswerStream, Piece
+from lorimer.serving.delivery import Call, Pieces, send_stream, send_whole
+from lorimer.serving.forms import ChatForm, Heading, PlainForm, TextForm
+from lorimer.serving.generate import GenerateCompletion
 from lorimer.serving.metrics import Metrics
-from lorimer.serving.protocol import ChatCompletionRequest, CompletionRequest, GenerationRequest
-from lorimer.serving.records import CANCELLED, RequestRecord, log_request, now
-from lorimer.serving.refusals import ApiError, shown
-from lorimer.serving.replies import DONE, Answer, ChatShape, Finish, Heading, Shape, TextShape, Usage
-from lorimer.serving.resolve import Models, Target
-from lorimer.serving.worker import EngineWorker
-from lorimer.storage import canonical_json
+from lorimer.serving.prompts import Prompts
+from lorimer.serving.protocol import ChatCompletionRequest, CompletionRequest
+from lorimer.serving.records import CANCELLED, log_request
+from lorimer.serving.refusals import ApiError
+from lorimer.serving.resolve import AUTO, Target
+from lorimer.serving.worker import EngineWorker, Progress
 
 logger = logging.getLogger(__name__)
 
+FORMS: dict[type, type[ChatForm] | type[TextForm]] = {
+    ChatCompletionRequest: ChatForm,
+    CompletionRequest: TextForm,
+    GenerateCompletion: PlainForm,
+}
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What is new of one answer."""
-
-    index: int
-    text: str
-    finish_reason: Finish | None
-
-
-Pieces = asyncio.Queue[Piece | ApiError | None]  # None ends it
+NUM_ROUTED = 8  # requests whose adapter is being chosen, at once
 
 
-@dataclass(slots=True, kw_only=True)
-class Call:
-    """One request while it is answered: what its record and its replies will say."""
+class RouteOfTenant(Protocol):
+    """Decides which adapter a prompt is nearest to, at the cost of a prefill, which is its tenant's."""
 
-    id: str
-    body: GenerationRequest
-    target: Target | None = None
-    num_prompt_tokens: int = 0
-    num_generated_tokens: int = 0
-    answers: dict[int, Answer] = field(default_factory=dict)
-    """Those that are finished, by index."""
-    started_at: float = field(default_factory=time.perf_counter)
-    first_token_at: float | None = None
-    came_at: str = field(default_factory=now)
-
-    @property
-    def usage(self) -> Usage:
-        """The token counts so far."""
-        num_prompt, num_generated = self.num_prompt_tokens, self.num_generated_tokens
-        return Usage(prompt_tokens=num_prompt, completion_tokens=num_generated, total_tokens=num_prompt + num_generated)
-
-    def record(self, base_digest: str, status: int) -> RequestRecord:
-        """What the log keeps of it."""
-        ttft = None if self.first_token_at is None else round(self.first_token_at - self.started_at, 6)
-        return RequestRecord(
-            id=self.id,
-            at=self.came_at,
-            model=shown(self.body.model),
-            adapter=self.target.id if self.target else None,
-            adapter_digest=self.target.digest if self.target else None,
-            base_digest=base_digest,
-            user=self.body.user,
-            num_prompt_tokens=self.num_prompt_tokens,
-            num_generated_tokens=self.num_generated_tokens,
-            finish_reasons=tuple(self.answers[index].finish_reason for index in sorted(self.answers)),
-            latency_seconds=round(time.perf_counter() - self.started_at, 6),
-            ttft_seconds=ttft,
-            status=status,
-        )
+    def __call__(self, ids: tuple[int, ...], allowed: Collection[str], *, tenant: str) -> RoutingDecision:
+        """Of the adapters of these digests."""
 
 
 class Completions:
-    """Answers generation requests with one engine."""
+    """Answers generation requests with one engine; `route` decides where a request leaves open which adapter is to answer."""
 
-    def __init__(self, worker: EngineWorker, models: Models, metrics: Metrics) -> None:
-        self.worker, self.models, self.metrics = worker, models, metrics
+    def __init__(self, worker: EngineWorker, metrics: Metrics, *, route: RouteOfTenant | None = None) -> None:
+        self.worker, self.metrics, self.route = worker, metrics, route
         self.base = worker.engine.base
+        self.prompts, self.names = Prompts(worker.engine), TokenNames(self.base.renderer)
         self._tasks: set[asyncio.Task[None]] = set()  # a loop keeps only weak references
+        self._routing_threads = ThreadPoolExecutor(NUM_ROUTED, thread_name_prefix="routed")  # each waits for a prefill, others must not
 
     async def answer(self, body: ChatCompletionRequest | CompletionRequest, request: Request) -> Response:
         """Answer a request, whole or as a stream.
@@ -94,72 +63,62 @@ class Completions:
         Raises:
             ApiError: if it cannot be answered; a stream that has begun says so as its last event instead.
         """
-        call = Call(id=body.id_prefix + uuid.uuid4().hex, body=body)
+        state = request.state
+        call = Call(
+            id=body.id_prefix + uuid.uuid4().hex,
+            body=body,
+            models=state.models,
+            admission=state.admission,
+            tenant=state.tenant,
+            key_prefix=state.key_prefix,
+        )
         try:
-            target = call.target = await asyncio.to_thread(self.models.resolve, body.model)
-            sequences = await asyncio.to_thread(self._sequences, body, target)
+            threads = self._routing_threads if body.model == AUTO else None
+            target, streams = await asyncio.get_running_loop().run_in_executor(threads, self._prepare, call, body)
         except Exception as exc:
             error = self._explain(exc, call)
             self._close(call, error.status)
             raise error from exc
-        call.num_prompt_tokens = sum(len(sequence.prompt_ids) for sequence in sequences)
-        pieces = self._start(call, sequences, target, request)
+        pieces = self._start(call, streams, target, request)
         heading = Heading(
             id=call.id,
             model=target.id,
             system_fingerprint=f"fp_{self.base.digest[:12]}",
             created=int(time.time()),
             ends_with_usage=body.wants_usage_chunk,
+            has_logprobs=body.num_logprobs is not None,
         )
-        shape = ChatShape(heading) if isinstance(body, ChatCompletionRequest) else TextShape(heading)
-        return await (_stream(call, shape, pieces) if body.stream else _whole(call, shape, pieces))
+        form = FORMS[type(body)](heading, self.names)
+        return await (send_stream if body.stream else send_whole)(call, form, pieces)
 
-    def _sequences(self, body: ChatCompletionRequest | CompletionRequest, target: Target) -> list[Sequence]:
-        """One sequence a prompt, each with room for its answer."""
-        renderer = self.base.renderer
-        if isinstance(body, ChatCompletionRequest):
-            prompts = [renderer.render_prompt(body.conversation())]
-        else:
-            prompts = [renderer.tokenise_prompt(prompt) if isinstance(prompt, str) else self._check_ids(prompt) for prompt in body.prompts]
-        return [Sequence(prompt_ids=ids, params=body.sampling(self._answer_len(body, len(ids))), adapter=target.digest) for ids in prompts]
+    def _prepare(self, call: Call, body: ChatCompletionRequest | CompletionRequest) -> tuple[Target, list[AnswerStream]]:
+        """Who answers, and a stream for each answer."""
+        ids = self.prompts.ids_of(body)
+        if body.model == AUTO and len(ids) > 1:
+            raise ApiError(400, f"{AUTO!r} decides for one prompt: send one, or name an adapter", param="prompt", code="invalid_value")
+        route = None if self.route is None else partial(self.route, tenant=call.tenant)
+        target = call.target = call.models.resolve(body.model, adapters=body.adapters, prompt_ids=ids[0], route=route)
+        sequences = self.prompts.sequences(body, ids, target, tenant=call.tenant, max_len=call.models.max_len)
+        call.num_prompt_tokens = sum(map(len, ids))
+        return target, [
+            AnswerStream(index, sequence, TextStream(self.base.renderer, body.stops), reader=self.prompts.reader_of(body), prefix=prefix)
+            for index, (sequence, prefix) in enumerate(zip(sequences, self.prompts.echoes(body, ids), strict=True))
+        ]
 
-    def _check_ids(self, ids: ListOf[int]) -> tuple[int, ...]:
-        """Token ids from a client, refused here if the base has no such token: one wrong id would fail a whole step."""
-        vocabulary = int(self.base.model.get_input_embeddings().weight.shape[0])
-        if wrong := [i for i in ids if i >= vocabulary]:
-            raise ApiError(400, f"token id {wrong[0]} is not in the vocabulary of {vocabulary}", param="prompt", code="invalid_value")
-        return tuple(ids)
-
-    def _answer_len(self, body: GenerationRequest, prompt_len: int) -> int:
-        """Tokens the answer may take."""
-        if prompt_len == 0:
-            raise ApiError(400, "the prompt has no tokens: say something", param=body.prompt_field, code="invalid_value")
-        room = self.worker.engine.max_len - prompt_len
-        wanted = body.num_tokens_asked or min(room, body.default_answer_len)
-        if not 1 <= wanted <= room:
-            raise ApiError(
-                400,
-                f"the prompt has {prompt_len} tokens and {max(wanted, 1)} more were asked for, but this model takes "
-                f"{self.worker.engine.max_len} together: shorten the prompt or ask for fewer tokens",
-                param=body.prompt_field,
-                code="context_length_exceeded",
-            )
-        return wanted
-
-    def _start(self, call: Call, sequences: ListOf[Sequence], target: Target, request: Request) -> Pieces:
+    def _start(self, call: Call, streams: ListOf[AnswerStream], target: Target, request: Request) -> Pieces:
         """Generate in a task of its own, so that a request ends properly whether or not anybody still listens."""
         pieces: Pieces = asyncio.Queue()
-        task = asyncio.create_task(self._run(call, sequences, target, request, pieces))
+        task = asyncio.create_task(self._run(call, streams, target, request, pieces))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return pieces
 
-    async def _run(self, call: Call, sequences: ListOf[Sequence], target: Target, request: Request, pieces: Pieces) -> None:
-        watcher = asyncio.create_task(self._cancel_when_gone(request, sequences))
+    async def _run(self, call: Call, streams: ListOf[AnswerStream], target: Target, request: Request, pieces: Pieces) -> None:
+        watcher = asyncio.create_task(self._cancel_when_gone(call, request, [stream.sequence for stream in streams]))
         try:
-            async for piece in self._generate(call, sequences, target):
+            async for piece in self._generate(call, streams, target):
                 pieces.put_nowait(piece)
-            status = 200 if len(call.answers) == len(sequences) else CANCELLED
+            status = 200 if len(call.answers) == len(streams) else CANCELLED
         except Exception as exc:
             error = self._explain(exc, call)
             status = error.status
@@ -169,34 +128,69 @@ class Completions:
             pieces.put_nowait(None)
         self._close(call, status)
 
-    async def _generate(self, call: Call, sequences: ListOf[Sequence], target: Target) -> AsyncIterator[Piece]:
+    async def _generate(self, call: Call, streams: ListOf[AnswerStream], target: Target) -> AsyncIterator[Piece]:
         """Text as it comes; an answer that meets a stop string ends there."""
-        streams = {sequence.id: TextStream(self.base.renderer, call.body.stops) for sequence in sequences}
-        places = {sequence.id: index for index, sequence in enumerate(sequences)}
+        by_sequence = {stream.sequence.id: stream for stream in streams}
         is_watched = call.body.stream or bool(call.body.stops)  # else nobody looks at the text before its end
-        ids: dict[int, list[int]] = {sequence.id: [] for sequence in sequences}
-        async for sequence, new_ids, finish_reason, at in self.worker.submit(*sequences, folder=target.folder):
-            index, stream = places[sequence.id], streams[sequence.id]
-            if index in call.answers or finish_reason == "aborted":
+        async for sequence, new_ids, finish_reason, at in self._progress(call, [stream.sequence for stream in streams], target):
+            stream = by_sequence[sequence.id]
+            if stream.index in call.answers or finish_reason == "aborted":
                 continue
             call.first_token_at = call.first_token_at or at
             call.num_generated_tokens += len(new_ids)
-            ids[sequence.id] += new_ids
+            stream.take(new_ids)
             if not is_watched and finish_reason is None:
                 continue
-            text = stream.push(ids[sequence.id], is_last=finish_reason is not None)
+            piece = stream.read(finish_reason)
             if stream.is_stopped:
                 self.worker.cancel(sequence)
-            reason: Finish | None = "stop" if stream.is_stopped else finish_reason
-            if reason is not None:
-                call.answers[index] = Answer(stream.text, reason)
-            if text or reason is not None:
-                yield Piece(index, text, reason)
+            if piece.finish_reason is not None:
+                _check_held(sequence)
+                call.answers[stream.index] = stream.answer()
+            if piece.says_something or piece.finish_reason is not None:
+                yield piece
 
-    async def _cancel_when_gone(self, request: Request, sequences: ListOf[Sequence]) -> None:
+    async def _progress(self, call: Call, sequences: ListOf[Sequence], target: Target) -> AsyncIterator[Progress]:
+        """What the engine does for all sequences. The first to a prompt goes ahead of the others, so that they find it computed."""
+        if call.body.n == 1:
+            async for progress in self.worker.submit(*sequences, folders=target.folders):
+                yield progress
+            return
+        firsts = sequences[:: call.body.n]
+        others = {first.id: sequences[at * call.body.n + 1 : (at + 1) * call.body.n] for at, first in enumerate(firsts)}
+        events: asyncio.Queue[Progress | Exception] = asyncio.Queue()
+
+        async def follow(together: ListOf[Sequence]) -> None:
+            try:
+                async for progress in self.worker.submit(*together, folders=target.folders):
+                    events.put_nowait(progress)
+            except Exception as exc:
+                events.put_nowait(exc)
+
+        tasks, num_left = [asyncio.create_task(follow(firsts))], len(sequences)
+        try:
+            while num_left:
+                event = await events.get()
+                if isinstance(event, Exception):
+                    raise event
+                if call.is_gone and event.finish_reason is None:
+                    self.worker.cancel(event.sequence)  # it may have begun after all were cancelled
+                waiting = others.pop(event.sequence.id, ())
+                if event.finish_reason == "aborted" or call.is_gone:
+                    num_left -= len(waiting)
+                elif waiting:
+                    tasks.append(asyncio.create_task(follow(waiting)))
+                num_left -= event.finish_reason is not None
+                yield event
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _cancel_when_gone(self, call: Call, request: Request, sequences: ListOf[Sequence]) -> None:
         """Wait for the client to leave; then its sequences need not go on."""
         while (await request.receive())["type"] != "http.disconnect":
             pass
+        call.is_gone = True
         self.worker.cancel(*sequences)
 
     def _explain(self, exc: Exception, call: Call) -> ApiError:
@@ -206,6 +200,11 @@ class Completions:
                 return exc
             case DataError():
                 return ApiError(400, str(exc), param=call.body.prompt_field, code="invalid_value")
+            case CompositionError():
+                return ApiError(400, str(exc), param="adapters" if call.body.adapters else "model", code="invalid_value")
+            case QuarantineError():
+                logger.error("request %s: %s", call.id, exc)
+                return ApiError(503, str(exc), kind="server_error", code="adapter_quarantined")
             case AdapterError() | IntegrityError():
                 logger.error("request %s: %s", call.id, exc)
                 message = f"the adapter {call.target and call.target.id!r} cannot be served: its files are damaged or do not fit the base"
@@ -219,52 +218,19 @@ class Completions:
 
     def _close(self, call: Call, status: int) -> None:
         """Every request that was understood ends here, once."""
+        call.admission.settle(call.num_prompt_tokens + call.num_generated_tokens)
         record = call.record(self.base.digest, status)
         self.metrics.observe(record)
         log_request(record)
 
 
-async def _whole(call: Call, shape: Shape, pieces: Pieces) -> Response:
-    """All answers in one reply."""
-    while (piece := await pieces.get()) is not None:
-        if isinstance(piece, ApiError):
-            raise piece
-    answers = [call.answers[index] for index in sorted(call.answers)]
-    return Response(shape.whole(answers, call.usage).to_bytes(), media_type="application/json", headers=_headers(call))
+def _check_held(sequence: Sequence) -> None:
+    """See that an answer that was to have a certain form has it.
 
-
-async def _stream(call: Call, shape: Shape, pieces: Pieces) -> Response:
-    """Answers piece by piece; the reply begins with the first, so that an error before it keeps its own status."""
-    first = await pieces.get()
-    if isinstance(first, ApiError):
-        raise first
-    headers = {**_headers(call), "cache-control": "no-cache", "x-accel-buffering": "no"}  # the second: nginx must not gather pieces
-    return StreamingResponse(_events(call, shape, first, pieces), media_type="text/event-stream", headers=headers)
-
-
-async def _events(call: Call, shape: Shape, piece: Piece | ApiError | None, pieces: Pieces) -> AsyncIterator[bytes]:
-    opened: set[int] = set()
-    while piece is not None:
-        if isinstance(piece, ApiError):
-            yield b"data: " + canonical_json(piece.to_json()) + b"\n\n"
-            yield DONE
-            return
-        if piece.index not in opened:
-            opened.add(piece.index)
-            for reply in shape.opening(piece.index):
-                yield reply.to_event()
-        if piece.text:
-            yield shape.piece(piece.index, piece.text).to_event()
-        if piece.finish_reason is not None:
-            yield shape.closing(piece.index, piece.finish_reason).to_event()
-        piece = await pieces.get()
-    if call.body.wants_usage_chunk:
-        yield shape.counts(call.usage).to_event()
-    yield DONE
-
-
-def _headers(call: Call) -> dict[str, str]:
-    """Who answered; quoted, since a base's name may be a path in any script."""
-    assert call.target is not None
-    named = {"x-adapter": quote(call.target.id, safe="@/.")}
-    return named if call.target.digest is None else {**named, "x-adapter-digest": call.target.digest}
+    Raises:
+        ApiError: if llguidance gave up in the middle.
+    """
+    constraint = sequence.constraint
+    if isinstance(constraint, GrammarConstraint) and constraint.failure is not None:
+        message = f"the answer could not be held to its JSON schema to the end ({constraint.failure}): ask for a simpler one"
+        raise ApiError(400, message, code="invalid_json_schema")

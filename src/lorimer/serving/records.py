@@ -26,9 +26,17 @@ class RequestRecord:
     adapter: str | None
     """What answered (`helpdesk@v3`, or the base's name); None if there was nothing of that name."""
     adapter_digest: str | None
+    is_composed: bool = False
+    """Whether several adapters answered, or one with a scale; there are as many such names as clients care to make."""
+    route_score: float | None = None
+    """How near the nearest adapter was, where the request left it to us (`auto`)."""
     base_digest: str
     user: str | None
     """The request's own `user` field."""
+    tenant: str = ""
+    """Whose key was shown; empty where none was asked for."""
+    key_prefix: str = ""
+    """Which key: its public part, never the secret."""
     num_prompt_tokens: int
     num_generated_tokens: int
     finish_reasons: tuple[str, ...]

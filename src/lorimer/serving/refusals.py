@@ -16,10 +16,19 @@ class ApiError(LorimerError):
     """A request refused or failed, as the client is told."""
 
     def __init__(
-        self, status: int, message: str, *, kind: str = "invalid_request_error", param: str | None = None, code: str | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.kind, self.param, self.code = status, kind, param, code
+        self.headers = dict(headers or {})
+        """What the reply says beside its body, as `retry-after`."""
 
     def to_json(self) -> dict[str, Any]:
         """OpenAI's error body."""

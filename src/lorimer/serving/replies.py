@@ -1,12 +1,10 @@
-"""What is answered, in OpenAI's shapes: whole replies, the chunks of streams, the cards of what can be asked for."""
+"""What is answered, in OpenAI's words: whole replies, the chunks of streams, the cards of what can be asked for."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-Finish = Literal["stop", "length"]
+Finish = Literal["stop", "length", "tool_calls"]
 DONE = b"data: [DONE]\n\n"
 
 
@@ -32,12 +30,70 @@ class Usage(Reply):
     total_tokens: int
 
 
+class TokenLogprob(Reply):
+    """A token and its log-probability."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    """What the token says, which need not be whole characters."""
+
+
+class PlaceLogprobs(TokenLogprob):
+    """The token that was chosen at one place, beside the likeliest ones."""
+
+    top_logprobs: list[TokenLogprob]
+
+
+class ChatLogprobs(Reply):
+    """Log-probabilities of a message's tokens."""
+
+    content: list[PlaceLogprobs]
+    refusal: None
+
+
+class TextLogprobs(Reply):
+    """Log-probabilities of a continuation's tokens, in the older form."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    """The likeliest tokens at each place, and the chosen one."""
+    text_offset: list[int]
+
+
+class CalledFunction(Reply):
+    """A function that the answer calls."""
+
+    name: str = ""
+    arguments: str
+
+
+class MessageCall(Reply):
+    """A call of a tool."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class DeltaCall(Reply):
+    """What a chunk adds to a call."""
+
+    index: int
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class AnswerMessage(Reply):
     """The assistant's turn."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
+    """None where the answer is calls alone."""
     refusal: None
+    tool_calls: list[MessageCall] = []
 
 
 class ChatChoice(Reply):
@@ -45,7 +101,7 @@ class ChatChoice(Reply):
 
     index: int
     message: AnswerMessage
-    logprobs: None
+    logprobs: ChatLogprobs | None
     finish_reason: Finish
 
 
@@ -54,6 +110,7 @@ class Delta(Reply):
 
     role: Literal["assistant"] = "assistant"
     content: str = ""
+    tool_calls: list[DeltaCall] = []
 
 
 class ChunkChoice(Reply):
@@ -61,7 +118,7 @@ class ChunkChoice(Reply):
 
     index: int
     delta: Delta
-    logprobs: None
+    logprobs: ChatLogprobs | None
     finish_reason: Finish | None
 
 
@@ -70,7 +127,7 @@ class TextChoice(Reply):
 
     index: int
     text: str
-    logprobs: None
+    logprobs: TextLogprobs | None
     finish_reason: Finish | None
 
 
@@ -104,6 +161,12 @@ class Completion(GenerationReply):
 
     object: Literal["text_completion"]
     choices: list[TextChoice]
+
+
+class Generated(Reply):
+    """The reply of `/generate`."""
+
+    generated_text: str
 
 
 class ModelCard(Reply):
@@ -140,124 +203,3 @@ class ErrorReply(Reply):
     """OpenAI's error body."""
 
     error: ErrorDetail
-
-
-class Answer(NamedTuple):
-    """One finished answer, before it is put into a shape."""
-
-    text: str
-    finish_reason: Finish
-
-
-class Shape(Protocol):
-    """How the answers to one request are put into replies."""
-
-    def whole(self, answers: Sequence[Answer], usage: Usage) -> Reply:
-        """All answers at once."""
-
-    def opening(self, index: int) -> Sequence[Reply]:
-        """What a stream says before an answer's first piece."""
-
-    def piece(self, index: int, text: str) -> Reply:
-        """A piece of an answer."""
-
-    def closing(self, index: int, finish_reason: Finish) -> Reply:
-        """The end of an answer."""
-
-    def counts(self, usage: Usage) -> Reply:
-        """The token counts at a stream's end."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Heading:
-    """What stands on every reply to one request."""
-
-    id: str
-    model: str
-    system_fingerprint: str
-    created: int
-    ends_with_usage: bool
-    """A stream that ends with its token counts says in every chunk before that they are not known yet."""
-
-    def on_whole(self) -> dict[str, Any]:
-        """The fields of a whole reply."""
-        return {"id": self.id, "created": self.created, "model": self.model, "system_fingerprint": self.system_fingerprint}
-
-    def on_chunk(self) -> dict[str, Any]:
-        """The fields of a chunk."""
-        return {**self.on_whole(), "usage": None} if self.ends_with_usage else self.on_whole()
-
-
-class ChatShape:
-    """Replies of `/v1/chat/completions`."""
-
-    def __init__(self, heading: Heading) -> None:
-        self.heading = heading
-
-    def whole(self, answers: Sequence[Answer], usage: Usage) -> Reply:
-        """See `Shape`."""
-        choices = [
-            ChatChoice(
-                index=index,
-                message=AnswerMessage(role="assistant", content=answer.text, refusal=None),
-                logprobs=None,
-                finish_reason=answer.finish_reason,
-            )
-            for index, answer in enumerate(answers)
-        ]
-        return ChatCompletion(**self.heading.on_whole(), object="chat.completion", choices=choices, usage=usage)
-
-    def opening(self, index: int) -> Sequence[Reply]:
-        """See `Shape`."""
-        return [self._chunk(index, Delta(role="assistant", content=""))]
-
-    def piece(self, index: int, text: str) -> Reply:
-        """See `Shape`."""
-        return self._chunk(index, Delta(content=text))
-
-    def closing(self, index: int, finish_reason: Finish) -> Reply:
-        """See `Shape`."""
-        return self._chunk(index, Delta(), finish_reason)
-
-    def counts(self, usage: Usage) -> Reply:
-        """See `Shape`."""
-        return ChatCompletionChunk(**{**self.heading.on_chunk(), "usage": usage}, object="chat.completion.chunk", choices=[])
-
-    def _chunk(self, index: int, delta: Delta, finish_reason: Finish | None = None) -> Reply:
-        choice = ChunkChoice(index=index, delta=delta, logprobs=None, finish_reason=finish_reason)
-        return ChatCompletionChunk(**self.heading.on_chunk(), object="chat.completion.chunk", choices=[choice])
-
-
-class TextShape:
-    """Replies of `/v1/completions`."""
-
-    def __init__(self, heading: Heading) -> None:
-        self.heading = heading
-
-    def whole(self, answers: Sequence[Answer], usage: Usage) -> Reply:
-        """See `Shape`."""
-        choices = [
-            TextChoice(index=index, text=answer.text, logprobs=None, finish_reason=answer.finish_reason)
-            for index, answer in enumerate(answers)
-        ]
-        return Completion(**self.heading.on_whole(), object="text_completion", choices=choices, usage=usage)
-
-    def opening(self, index: int) -> Sequence[Reply]:
-        """See `Shape`."""
-        return []
-
-    def piece(self, index: int, text: str) -> Reply:
-        """See `Shape`."""
-        return self._chunk(index, text)
-
-    def closing(self, index: int, finish_reason: Finish) -> Reply:
-        """See `Shape`."""
-        return self._chunk(index, "", finish_reason)
-
-    def counts(self, usage: Usage) -> Reply:
-        """See `Shape`."""
-        return Completion(**{**self.heading.on_chunk(), "usage": usage}, object="text_completion", choices=[])
-
-    def _chunk(self, index: int, text: str, finish_reason: Finish | None = None) -> Reply:
-        choice = TextChoice(index=index, text=text, logprobs=None, finish_reason=finish_reason)
-        return Completion(**self.heading.on_chunk(), object="text_completion", choices=[choice])

@@ -1,26 +1,51 @@
-"""From the `model` of a request to what answers: the base, or one registered version made for it. It opens no files.
+"""From the `model` of a request to what answers: the base, one registered version made for it, or several with a scale each.
 
-A client's text is only ever compared with names and looked up in the registry; the one path that comes out is the registry's.
+It opens no files. A client's text is only ever compared with names and looked up in the registry; paths that come out are the registry's.
 """
 
 import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
 
 from lorimer.errors import NotFoundError, UsageError
+from lorimer.inference.composition import Composition, Part
+from lorimer.inference.routing import RoutingDecision
 from lorimer.model.shipped import SHIPPED
 from lorimer.registry.records import AdapterVersion
 from lorimer.registry.registry import CHAMPION, NAME_PATTERN, Registry
+from lorimer.serving.generation import MAX_ADAPTERS, MAX_SCALE, NamedAdapter
 from lorimer.serving.refusals import ApiError, shown
 from lorimer.serving.replies import ModelCard
 
-BASE_ALIAS = "base"
+BASE_ALIAS, AUTO = "base", "auto"
 DEFAULT_BASE = "gemma3-270m"
 OWNER = "lorimer"
 REFERENCE_PATTERN = re.compile(rf"{NAME_PATTERN}(@[A-Za-z0-9_:-]{{1,80}})?")
+SPELLED_PATTERN = re.compile(r"(?P<id>[^*+]+)(\*(?P<scale>-?[0-9]{1,2}(\.[0-9]{1,12})?(e-[0-9]{2})?))?")
+"""One adapter of several, as replies name it: `sql@v3*0.7`."""
 MAX_NEAR = 3
+
+
+Route = Callable[[tuple[int, ...], Collection[str]], RoutingDecision]
+"""Decides for a prompt's ids, among adapters of these digests. It may take as long as a prefill: it is not called in the event loop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetPart:
+    """One adapter of those that answer."""
+
+    id: str
+    """`sql@v3`"""
+    digest: str
+    folder: Path
+    """Its files."""
+    scale: float = 1.0
+
+    def __str__(self) -> str:
+        return self.id if self.scale == 1 else f"{self.id}*{self.scale:.12g}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +53,36 @@ class Target:
     """What a request runs on; named by what cannot change, whatever name it was asked by."""
 
     id: str
-    """`helpdesk@v3`, or the base's name."""
-    digest: str | None = None
-    """The adapter's; None for the base alone."""
-    folder: Path | None = None
-    """The adapter's files."""
+    """`helpdesk@v3`, `sql@v3*0.7+tone@v1`, or the base's name."""
+    parts: tuple[TargetPart, ...] = ()
+    """The adapters; none for the base alone."""
+    route: RoutingDecision | None = None
+    """Where the request left it to us."""
+
+    @property
+    def composition(self) -> Composition:
+        """What the engine is asked for; the order in which a client names adapters makes no difference."""
+        return Composition(tuple(Part(digest=part.digest, scale=part.scale) for part in sorted(self.parts, key=lambda part: part.digest)))
+
+    @property
+    def digest(self) -> str | None:
+        """The adapter's, or that of the composition; None for the base."""
+        return self.composition.digest or None
+
+    @property
+    def is_composed(self) -> bool:
+        """Whether it is several adapters, or one with a scale."""
+        return any(part.digest != self.digest for part in self.parts)
+
+    @property
+    def folder(self) -> Path | None:
+        """The adapter's files, where it is one."""
+        return self.parts[0].folder if len(self.parts) == 1 else None
+
+    @property
+    def folders(self) -> Mapping[str, Path]:
+        """Every adapter's files, by digest."""
+        return {part.digest: part.folder for part in self.parts}
 
 
 def base_for(registry: Registry, model: str | None = None) -> str:
@@ -52,47 +102,93 @@ def base_for(registry: Registry, model: str | None = None) -> str:
 class Models:
     """What may be asked for here: the base, and the registered adapters made for it."""
 
-    def __init__(self, registry: Registry, *, base_name: str, base_digest: str, max_len: int) -> None:
+    def __init__(self, registry: Registry, *, base_name: str, base_digest: str, max_len: int, may_use_base: bool = True) -> None:
         self.registry = registry
-        self.base_name, self.base_digest, self.max_len = base_name, base_digest, max_len
+        self.base_name, self.base_digest, self.max_len, self.may_use_base = base_name, base_digest, max_len, may_use_base
         self._started_at = int(datetime.now().timestamp())
 
-    def resolve(self, model: str) -> Target:
-        """Find what a client means.
+    def resolve(
+        self, model: str, *, adapters: Sequence[NamedAdapter] = (), prompt_ids: tuple[int, ...] = (), route: Route | None = None
+    ) -> Target:
+        """Find what a client means: by one name, by several adapters beside the base's, or by letting `route` decide about a prompt.
 
         Raises:
-            ApiError: 404 if there is nothing of that name, 400 if it was made for another base or is ambiguous.
+            ApiError: 404 if there is nothing of that name, 400 if it was made for another base, is ambiguous or cannot be composed.
         """
-        if model in (self.base_name, BASE_ALIAS):
+        if adapters:
+            if model not in (self.base_name, BASE_ALIAS):
+                message = f"`adapters` stand beside the base, found `model` {shown(model)!r}: set it to {BASE_ALIAS!r}"
+                raise ApiError(400, message, param="adapters", code="invalid_value")
+            return self._compose(adapters, param="adapters")
+        if model == AUTO and route is not None:
+            return self._routed(route, prompt_ids)
+        if model in (self.base_name, BASE_ALIAS) and self.may_use_base:
             return Target(id=self.base_name)
-        if not REFERENCE_PATTERN.fullmatch(model):
-            raise self._not_found(model)
+        if "*" in model or "+" in model:
+            return self._compose(self._spelled(model), param="model")
+        return _target([self._part(self._find(model))])
+
+    def _find(self, name: str, *, param: str = "model") -> AdapterVersion:
+        """The version of that name, made for this base."""
+        if not REFERENCE_PATTERN.fullmatch(name) or name in (self.base_name, BASE_ALIAS):
+            raise self._not_found(name, param=param)
         try:
-            version = self.registry.resolve(model)
+            version = self.registry.resolve(name)
         except NotFoundError as exc:
-            raise self._not_found(model) from exc
+            raise self._not_found(name, param=param) from exc
         except UsageError as exc:
-            raise ApiError(400, str(exc), param="model", code="invalid_model") from exc
+            raise ApiError(400, str(exc), param=param, code="invalid_model") from exc
         if version.base_digest != self.base_digest:
             raise ApiError(
                 400,
                 f"adapter {version.id!r} was made for base {version.base_name!r} ({version.base_digest[:12]}), "
                 f"this server runs {self.base_name!r} ({self.base_digest[:12]}): ask a server of its own base",
-                param="model",
+                param=param,
                 code="wrong_base",
             )
-        return Target(id=version.id, digest=version.digest, folder=version.path)
+        return version
+
+    def _part(self, version: AdapterVersion, scale: float = 1.0) -> TargetPart:
+        return TargetPart(id=version.id, digest=version.digest, folder=version.path, scale=scale)
+
+    def _compose(self, adapters: Sequence[NamedAdapter], *, param: str) -> Target:
+        """Several adapters at once, each of them once."""
+        parts = [self._part(self._find(adapter.id, param=param), adapter.scale) for adapter in adapters]
+        digests = [part.digest for part in parts]
+        if twice := [part.id for part in parts if digests.count(part.digest) > 1]:
+            message = f"{twice[0]!r} is named twice: name it once, with the sum of its scales"
+            raise ApiError(400, message, param=param, code="invalid_value")
+        return _target(parts)
+
+    def _spelled(self, model: str) -> list[NamedAdapter]:
+        """The adapters of a name as replies spell it."""
+        found = [SPELLED_PATTERN.fullmatch(text) for text in model.split("+", MAX_ADAPTERS)]
+        named = [NamedAdapter.model_construct(id=one["id"], scale=float(one["scale"] or 1)) for one in found if one is not None]
+        if len(named) != len(found) or len(named) > MAX_ADAPTERS or any(abs(one.scale) > MAX_SCALE for one in named):
+            raise self._not_found(model)
+        return named
+
+    def _routed(self, route: Route, prompt_ids: tuple[int, ...]) -> Target:
+        """What is nearest to a prompt, of what may be named here."""
+        versions = {version.digest: version for version in self.registry.list_versions() if version.base_digest == self.base_digest}
+        decision = route(prompt_ids, versions.keys())
+        version = None if decision.digest is None else versions.get(decision.digest)
+        if version is not None:
+            return Target(id=version.id, parts=(self._part(version),), route=decision)
+        if self.may_use_base:
+            return Target(id=self.base_name, route=decision)
+        message = "no adapter is near enough to this request, and the base may not be used with this key: name an adapter"
+        raise ApiError(400, message, param="model", code="no_route")
 
     def card(self, model: str) -> ModelCard:
         """The card of one name.
 
         Raises:
-            ApiError: as `resolve`.
+            ApiError: 404 if there is nothing of that name, 400 if it was made for another base or is ambiguous.
         """
-        target = self.resolve(model)
-        if target.digest is None:
+        if model in (self.base_name, BASE_ALIAS) and self.may_use_base:
             return self._base_card()
-        return self._adapter_card(model, self.registry.resolve(target.id))
+        return self._adapter_card(model, self._find(model))
 
     def cards(self) -> list[ModelCard]:
         """Every name that `resolve` finds, but for digests: the base; each adapter by name, alias and version."""
@@ -105,7 +201,8 @@ class Models:
             if alias.alias == CHAMPION:
                 names[alias.adapter_name] = target  # unless there is a champion
         own = (name for name in sorted(names) if names[name].base_digest == self.base_digest and name not in (self.base_name, BASE_ALIAS))
-        return [self._base_card(), *(self._adapter_card(name, names[name]) for name in own)]
+        base = [self._base_card()] if self.may_use_base else []
+        return [*base, *(self._adapter_card(name, names[name]) for name in own)]
 
     def _base_card(self) -> ModelCard:
         return ModelCard(
@@ -129,7 +226,13 @@ class Models:
             max_model_len=self.max_len,
         )
 
-    def _not_found(self, model: str) -> ApiError:
-        near = get_close_matches(model[:200], [BASE_ALIAS, *(card.id for card in self.cards())], n=MAX_NEAR)
+    def _not_found(self, model: str, *, param: str = "model") -> ApiError:
+        names = [*([BASE_ALIAS] if self.may_use_base else []), *(card.id for card in self.cards())]
+        near = get_close_matches(model[:200], [name for name in names if name != model], n=MAX_NEAR)
         hint = f"did you mean {' or '.join(repr(name) for name in near)}?" if near else "GET /v1/models lists what there is"
-        return ApiError(404, f"the model {shown(model)!r} does not exist: {hint}", param="model", code="model_not_found")
+        what = "the model" if param == "model" else f"`{param}`: the adapter"
+        return ApiError(404, f"{what} {shown(model)!r} does not exist: {hint}", param=param, code="model_not_found")
+
+
+def _target(parts: Sequence[TargetPart]) -> Target:
+    return Target(id="+".join(map(str, parts)), parts=tuple(parts))

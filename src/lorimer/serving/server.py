@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 import socket
 import threading
@@ -16,6 +17,8 @@ from lorimer.inference.engine import Engine, EngineConfig
 from lorimer.model.base import Base
 from lorimer.registry.registry import Registry
 from lorimer.serving.app import GRACE_SECONDS, create_app
+from lorimer.serving.keys import Keys
+from lorimer.serving.limits import MAX_WAITING
 from lorimer.serving.worker import EngineWorker
 
 KEEP_ALIVE_SECONDS = 65  # longer than clients and proxies keep idle connections, so that none is closed as it is used again
@@ -60,17 +63,38 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def open_app(base: Base, config: EngineConfig | None = None) -> FastAPI:
-    """The API over a loaded base and the registry of the home folder."""
-    return create_app(EngineWorker(Engine(base, config)), Registry(open_database()))
+def open_app(base: Base, config: EngineConfig | None = None, *, no_keys: bool = False, max_waiting: int = MAX_WAITING) -> FastAPI:
+    """The API over a loaded base and the registry of the home folder; see `create_app`."""
+    return create_app(EngineWorker(Engine(base, config)), Registry(open_database()), no_keys=no_keys, max_waiting=max_waiting)
+
+
+def check_address(host: str, keys: Keys, *, no_keys: bool = False) -> None:
+    """See that nobody on another machine could ask without a key, unless the operator said so.
+
+    Raises:
+        UsageError: if somebody could.
+    """
+    if not (is_loopback(host) or no_keys or keys.exist()):
+        raise UsageError(
+            f"{host!r} can be reached from other machines, and no API key was made yet: make one with `lorimer keys create NAME`, "
+            "or answer everybody with `--no-keys`"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def run_server(app: FastAPI, *, host: str = "127.0.0.1", port: int = 8000, on_ready: Callable[[str], None] = lambda url: None) -> None:
     """Serve until interrupted; `on_ready` is told the address once requests are taken.
 
     Raises:
-        UsageError: if the address cannot be listened on.
+        UsageError: if the address cannot be listened on, or may not be without keys.
     """
+    check_address(host, app.state.keys, no_keys=app.state.no_keys)
     with _listen(host, port) as listener, contextlib.suppress(KeyboardInterrupt):
         Server(app, lambda: on_ready(_url(listener))).run(sockets=[listener])
 
@@ -80,9 +104,10 @@ def background_server(app: FastAPI, *, host: str = "127.0.0.1", port: int = 0) -
     """Serve in a thread for as long as the block lasts; yields the address, on a free port by default.
 
     Raises:
-        UsageError: if the address cannot be listened on.
+        UsageError: if the address cannot be listened on, or may not be without keys.
         LorimerError: if the server does not start.
     """
+    check_address(host, app.state.keys, no_keys=app.state.no_keys)
     is_decided = threading.Event()
     with _listen(host, port) as listener:
         server = Server(app, is_decided.set)

@@ -5,23 +5,21 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from lorimer.errors import EngineError, IntegrityError, LorimerError
+from lorimer.errors import EngineError, LorimerError
 from lorimer.inference.engine import Engine
 from lorimer.inference.sequence import FinishReason, Sequence
-from lorimer.model.adapter import load_adapter
-from lorimer.model.lora import LoRA
-from lorimer.registry.registry import digest_of_folder
+from lorimer.serving.loading import AdapterLoader, Command, settle
 
 logger = logging.getLogger(__name__)
 
-Command = Callable[[], None]
+T = TypeVar("T")
 
 
 class Progress(NamedTuple):
@@ -39,8 +37,8 @@ class Submission:
     """Sequences submitted together, and where their progress goes. The engine's thread alone changes it."""
 
     sequences: tuple[Sequence, ...]
-    folder: Path | None
-    """Where the adapter's files are, should it not be resident."""
+    folders: Mapping[str, Path]
+    """Where the adapters' files are, by digest, should they not be resident."""
     loop: asyncio.AbstractEventLoop
     queue: asyncio.Queue[Progress | LorimerError] = field(default_factory=asyncio.Queue)
     num_sent: dict[int, int] = field(default_factory=dict)
@@ -52,19 +50,22 @@ class Submission:
             self.loop.call_soon_threadsafe(self.queue.put_nowait, event)
 
 
+NO_FOLDERS: Mapping[str, Path] = {}
+
+
 class EngineWorker:
     """The engine's thread. Nobody else touches the engine while it runs; adapters are read by another thread meanwhile."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._commands: SimpleQueue[Command] = SimpleQueue()
+        self.loader = AdapterLoader(engine, self._commands.put)
         self._submissions: dict[int, Submission] = {}  # by sequence id, from submission to end
-        self._loading: dict[str, list[Submission]] = {}  # by adapter digest
+        self._asked = set[Future[Any]]()  # what else waits for the thread
         self._lock = threading.Lock()
         self._is_open = False
         self._deadline: float | None = None
         self._thread: threading.Thread | None = None
-        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="adapter-loader")
 
     @property
     def is_running(self) -> bool:
@@ -84,13 +85,17 @@ class EngineWorker:
     @property
     def cache_usage(self) -> float:
         """Share of the cache's blocks in use."""
-        cache = self.engine.cache
-        return 1 - len(cache.free_blocks) / cache.num_blocks
+        return self.engine.cache.blocks.usage
 
     @property
     def num_resident(self) -> int:
         """Adapters in memory."""
         return len(self.engine.adapters.digests)
+
+    @property
+    def proofs(self) -> dict[str, bool]:
+        """By digest, whether an adapter in memory or in quarantine answers as it did when it was registered."""
+        return self.loader.proofs
 
     def start(self) -> None:
         """Take requests from now on."""
@@ -106,17 +111,18 @@ class EngineWorker:
         self._deadline = time.monotonic() + grace_seconds
         self._commands.put(lambda: None)  # wakes the thread if it has nothing to do
         self._thread.join()
-        self._loader.shutdown(wait=False, cancel_futures=True)
+        self.loader.stop()
 
-    async def submit(self, *sequences: Sequence, folder: Path | None = None) -> AsyncIterator[Progress]:
-        """Run sequences of one adapter; yields their progress until all have ended. `folder` holds the adapter's files.
+    async def submit(self, *sequences: Sequence, folders: Mapping[str, Path] = NO_FOLDERS) -> AsyncIterator[Progress]:
+        """Run sequences; yields their progress until all have ended. `folders` holds the files of their adapters, by digest.
 
         Raises:
             EngineError: if the engine cannot serve them, failed in the middle, or has stopped.
-            AdapterError: if the adapter's files do not fit the base.
+            AdapterError: if an adapter's files do not fit the base.
             IntegrityError: if they are not the registered ones.
+            QuarantineError: if an adapter does not answer as it did when it was registered.
         """
-        submission = Submission(sequences=sequences, folder=folder, loop=asyncio.get_running_loop())
+        submission = Submission(sequences=sequences, folders=folders, loop=asyncio.get_running_loop())
         with self._lock:
             if not self._is_open:
                 raise EngineError("the engine has stopped: no requests are taken")
@@ -138,6 +144,39 @@ class EngineWorker:
         """End sequences soon, with finish reason `aborted`; those that have ended stay as they are."""
         self._commands.put(lambda: self._abort(sequences))
 
+    async def load(self, digest: str, folder: Path) -> None:
+        """Make an adapter resident, unless it is. It may leave again when memory is short.
+
+        Raises:
+            EngineError, AdapterError, IntegrityError, QuarantineError: as `submit`.
+        """
+
+        def act(future: Future[None]) -> None:
+            self.loader.want((digest,), {digest: folder}, lambda error: settle(future, error))
+
+        await self._between_steps(act)
+
+    async def unload(self, digest: str) -> bool:
+        """Free an adapter's memory once the requests that use it have ended; returns whether it is free already.
+
+        Raises:
+            EngineError: if the engine has stopped.
+        """
+        return await self._between_steps(lambda future: settle(future, self.loader.unload(digest)))
+
+    async def _between_steps(self, act: Callable[[Future[T]], None]) -> T:
+        """Have the engine's thread do something, and wait until it has settled the future."""
+        future: Future[T] = Future()
+        with self._lock:
+            if not self._is_open:
+                raise EngineError("the engine has stopped: no requests are taken")
+            self._asked.add(future)
+        self._commands.put(lambda: act(future))
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            self._asked.discard(future)
+
     def _run(self) -> None:
         try:
             while not self._is_over():
@@ -152,6 +191,8 @@ class EngineWorker:
             for submission in {id(submission): submission for submission in self._submissions.values()}.values():
                 submission.send(EngineError("the engine stopped in the middle of the request: try again"))
             self._submissions.clear()
+            for future in list(self._asked):
+                settle(future, EngineError("the engine has stopped: no requests are taken"))
 
     def _is_over(self) -> bool:
         """Whether the thread was told to end, and has nothing left to do or no time left for it."""
@@ -211,18 +252,11 @@ class EngineWorker:
         submission.send(error)
 
     def _admit(self, submission: Submission) -> None:
-        """Queue a submission's sequences, once their adapter is resident."""
-        (digest,) = {sequence.adapter for sequence in submission.sequences}
-        if digest is None or digest in self.engine.adapters:
-            self._add(submission)
-        elif digest in self._loading:
-            self._loading[digest].append(submission)
-        elif submission.folder is None:
-            self._fail(submission, EngineError(f"adapter {digest[:12]!r} is not resident and no folder was given: give one"))
-        else:
-            self._loading[digest] = [submission]
-            future = self._loader.submit(self._load, digest, submission.folder)
-            future.add_done_callback(lambda done: self._commands.put(lambda: self._take_loaded(digest, done)))
+        """Queue a submission's sequences, once their adapters are resident."""
+        digests = tuple(dict.fromkeys(digest for sequence in submission.sequences for digest in sequence.composition.digests))
+        self.loader.want(
+            digests, submission.folders, lambda error: self._add(submission) if error is None else self._fail(submission, error)
+        )
 
     def _add(self, submission: Submission) -> None:
         """Hand a submission's sequences to the engine, but for those that were cancelled meanwhile."""
@@ -232,29 +266,6 @@ class EngineWorker:
                     self.engine.add(sequence)
         except Exception as exc:
             self._fail(submission, exc if isinstance(exc, LorimerError) else EngineError(f"the engine refused the request: {exc}"))
-
-    def _load(self, digest: str, folder: Path) -> LoRA:
-        """Read an adapter, in the loader's thread; the engine goes on meanwhile."""
-        found = digest_of_folder(folder)
-        if found != digest:
-            raise IntegrityError(f"the files in {str(folder)!r} have digest {found[:12]}, registered was {digest[:12]}: restore them")
-        base = self.engine.base
-        return load_adapter(folder, base).to(dtype=base.dtype, device=base.device)
-
-    def _take_loaded(self, digest: str, done: Future[LoRA]) -> None:
-        """Make an adapter resident between steps and let in who waited for it."""
-        waiting = self._loading.pop(digest)
-        exc = done.exception()
-        if exc is None:
-            keep = {sequence.adapter for sequence in (*self.engine.scheduler.running, *self.engine.scheduler.waiting)}
-            self.engine.adapters.add(digest, done.result(), keep=keep)
-        for submission in waiting:
-            if exc is None:
-                self._add(submission)
-            else:
-                self._fail(
-                    submission, exc if isinstance(exc, LorimerError) else EngineError(f"adapter {digest[:12]!r} cannot be read: {exc}")
-                )
 
     def _abort(self, sequences: tuple[Sequence, ...]) -> None:
         """Take sequences out of the engine or of the queue before it."""

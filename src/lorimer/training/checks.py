@@ -175,6 +175,20 @@ def _find_end_learned_twice(rows: Sequence[Row], renderer: Renderer) -> Finding 
     return _finding("end_learned_twice", "stop", found, sentence)
 
 
+def _find_marker_spelled(rows: Sequence[Row], renderer: Renderer) -> Finding | None:
+    """Answers in which an end or a beginning is spelled: letters like any others, which the adapter would then say."""
+    bos, markers = renderer.tokenizer.bos_token_id, set[int]()
+    found = []
+    for row in rows:
+        spelled = {i for answer in row.answers if row.is_chat for i in renderer.spelling.ids_in(renderer.decode(answer))}
+        if own := spelled & {*renderer.stop_ids, bos}:
+            found.append(row)
+            markers |= own
+    tokens = ", ".join(renderer.tokenizer.convert_ids_to_tokens(sorted(markers)))
+    told = f"{count_rows(len(found))} with an answer that spells {tokens}, which the adapter would learn to say in letters"
+    return _finding("marker_spelled", "stop", found, f"{told}: take it out of the texts")
+
+
 def _find_pad_learned(rows: Sequence[Row], renderer: Renderer) -> Finding | None:
     """A padding token that also ends turns is rightly learned; in the middle of an answer it is then an end learned twice."""
     pad = renderer.tokenizer.pad_token_id
@@ -265,6 +279,7 @@ CHECKS: tuple[Callable[[Sequence[Row], Renderer], Finding | None], ...] = (
     _find_duplicate_bos,
     _find_end_not_learned,
     _find_end_learned_twice,
+    _find_marker_spelled,
     _find_pad_learned,
     _find_unknown_tokens,
     _find_duplicates,
