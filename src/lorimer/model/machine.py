@@ -47,6 +47,25 @@ def give_back_freed_memory() -> None:
         trim(0)
 
 
+@cache
+def openmp() -> ctypes.CDLL | None:
+    """The OpenMP library that torch computes with, where torch brings GNU's."""
+    for path in (Path(torch.__file__).parent / "lib").glob("libgomp*"):
+        return ctypes.CDLL(str(path))
+    return None
+
+
+def give_back_threads() -> None:
+    """End the threads that torch's products started for the calling thread; the next product starts them again.
+
+    Once a process has more of them than processors, all of them sleep between products instead of waiting awake, and decoding takes 1.4
+    times as long (GNU's libgomp, GOMP_SPINCOUNT; dev/LOG.md): only the thread that steps an engine may have some.
+    """
+    pause = getattr(openmp(), "omp_pause_resource_all", None)
+    if pause is not None:
+        pause(1)  # omp_pause_soft (OpenMP 5.0, 2.15): nothing but the threads is lost
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """The figures that plans and choices rest on."""

@@ -18,6 +18,7 @@ from lorimer.inference.engine import Engine
 from lorimer.inference.fingerprint import Fingerprint, Prober, norms_of, read_fingerprint, write_fingerprint
 from lorimer.model.adapter import load_adapter, read_lock
 from lorimer.model.lora import LoRA
+from lorimer.model.machine import give_back_threads
 from lorimer.registry.registry import digest_of_folder
 
 logger = logging.getLogger(__name__)
@@ -102,6 +103,13 @@ class AdapterLoader:
         fingerprint = self._read_fingerprint(digest, folder)
         return Reading(lora=self.pool.prepare(lora), norms=norms_of(lora, self.pool.dense_weight), fingerprint=fingerprint)
 
+    def _read_and_rest(self, digest: str, folder: Path) -> Reading:
+        """Read, and leave no thread behind that would slow the engine's down."""
+        try:
+            return self.read(digest, folder)
+        finally:
+            give_back_threads()
+
     def _read_fingerprint(self, digest: str, folder: Path) -> Fingerprint | None:
         try:
             fingerprint = read_fingerprint(folder)
@@ -121,7 +129,7 @@ class AdapterLoader:
             self._waiting[digest].append(done)
         else:
             self._waiting[digest] = [done]
-            reading = self._thread.submit(self.read, digest, folder)
+            reading = self._thread.submit(self._read_and_rest, digest, folder)
             reading.add_done_callback(lambda reading: self.between_steps(lambda: self._take(digest, folder, reading)))
 
     def _take(self, digest: str, folder: Path, reading: Future[Reading]) -> None:

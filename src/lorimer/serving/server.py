@@ -15,6 +15,7 @@ from lorimer.database import open_database
 from lorimer.errors import LorimerError, UsageError
 from lorimer.inference.engine import Engine, EngineConfig
 from lorimer.model.base import Base
+from lorimer.model.machine import give_back_threads
 from lorimer.registry.registry import Registry
 from lorimer.serving.app import GRACE_SECONDS, create_app
 from lorimer.serving.keys import Keys
@@ -65,7 +66,9 @@ class Server(uvicorn.Server):
 
 def open_app(base: Base, config: EngineConfig | None = None, *, no_keys: bool = False, max_waiting: int = MAX_WAITING) -> FastAPI:
     """The API over a loaded base and the registry of the home folder; see `create_app`."""
-    return create_app(EngineWorker(Engine(base, config)), Registry(open_database()), no_keys=no_keys, max_waiting=max_waiting)
+    worker = EngineWorker(Engine(base, config))
+    give_back_threads()  # those that read and packed the base; the engine's thread starts its own
+    return create_app(worker, Registry(open_database()), no_keys=no_keys, max_waiting=max_waiting)
 
 
 def check_address(host: str, keys: Keys, *, no_keys: bool = False) -> None:
