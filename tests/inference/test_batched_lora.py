@@ -7,12 +7,14 @@ from hypothesis import strategies as st
 
 from fakes import ARCHITECTURES, by_itself, random_lora, tiny_base
 from lorimer.errors import AdapterError, CompositionError
-from lorimer.inference.batched_lora import BatchedLoRA, RowRange, Slab, group_of
+from lorimer.inference.batched_lora import BatchedLoRA, RowRange, group_of
+from lorimer.inference.compiled_rows import compiled_rows
 from lorimer.inference.composition import BASE, Composition, Part, alone
 from lorimer.inference.decoder import FusedDecoder, make_decoder
 from lorimer.inference.engine import Engine, EngineConfig, generate
 from lorimer.inference.sampling import SamplingParams
 from lorimer.inference.sequence import Sequence
+from lorimer.inference.slab import Slab
 from lorimer.model.attention import PackedSegments, whole
 from lorimer.model.base import Base
 from lorimer.model.lora import LoRA, LoRAConfig, initialise
@@ -30,11 +32,12 @@ def merged(base: Base, parts: list[tuple[LoRA, float]]) -> None:
                 base.layers[name].weight += scale * own.scale * (own.b @ own.a)
 
 
+@pytest.mark.parametrize("uses_kernels", [False, True])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_composition_equals_the_sum_of_changes(architecture: str) -> None:
+def test_composition_equals_the_sum_of_changes(architecture: str, uses_kernels: bool) -> None:
     base = tiny_base(architecture)
     loras = {"aa": random_lora(base, seed=1), "bb": random_lora(base, seed=2, rank=2)}
-    engine = Engine(base, EngineConfig(max_tokens_per_step=16))
+    engine = Engine(base, EngineConfig(max_tokens_per_step=16, uses_kernels=uses_kernels))
     for digest, lora in loras.items():
         engine.adapters.add(digest, lora)
     both = Composition((Part(digest="aa", scale=0.7), Part(digest="bb", scale=-0.4)))
@@ -54,9 +57,8 @@ def test_fused_decoder_equals_the_base(architecture: str) -> None:
     assert isinstance(decoder, FusedDecoder) == (architecture != "phi")
     ids, segments = torch.arange(5, 45), PackedSegments(whole([13, 27]))
     positions = torch.cat([torch.arange(13), torch.arange(27)])
-    slab = Slab(decoder.groups, dtype=base.dtype, device=base.device)
     with torch.inference_mode():
-        found = decoder.run(ids, positions, segments, BatchedLoRA(slab, {}, []))
+        found = decoder.run(ids, positions, segments, BatchedLoRA(None, {}, []))
         torch.testing.assert_close(found, base.hidden_states(ids, positions, segments, ()), rtol=1e-5, atol=1e-5)
 
 
@@ -108,6 +110,7 @@ def test_adapter_that_is_not_finite_is_not_taken_in() -> None:
         Engine(base).adapters.add("aa", lora)
 
 
+@pytest.mark.parametrize("is_compiled", [False, True])
 @settings(max_examples=40, deadline=None)
 @torch.inference_mode()
 @given(
@@ -117,16 +120,19 @@ def test_adapter_that_is_not_finite_is_not_taken_in() -> None:
         max_size=25,
     )
 )
-def test_every_row_gets_its_own_whatever_came_before(steps: list[list[tuple[str | None, int]]]) -> None:
+def test_every_row_gets_its_own_whatever_came_before(is_compiled: bool, steps: list[list[tuple[str | None, int]]]) -> None:
     group = group_of(TINY.layers, *list(TINY.layers)[:3])
-    slab = Slab([group], dtype=torch.float32, device=torch.device("cpu"))
+    float32, cpu = torch.float32, torch.device("cpu")
+    shared = compiled_rows([group], dtype=float32, device=cpu) if is_compiled else Slab([group], dtype=float32, device=cpu)
+    if shared is None:
+        pytest.skip("there is no C compiler")
     for step in steps:
         ranges, start = [], 0
         for digest, count in sorted(step, key=lambda one: one[1]):
             ranges.append(RowRange(start=start, stop=start + count, composition=alone(digest)))
             start += count
         x = torch.randn(start, group.in_features)
-        found = BatchedLoRA(slab, LORAS, ranges).add(group, x, [torch.zeros(start, out) for out in group.out_features])
+        found = BatchedLoRA(shared, LORAS, ranges).add(group, x, [torch.zeros(start, out) for out in group.out_features])
         for name, y in zip(group.names, found, strict=True):
             for one in ranges:
                 rows, digest = slice(one.start, one.stop), one.composition.digest

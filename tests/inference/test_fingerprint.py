@@ -12,7 +12,7 @@ from torch import Tensor
 from fakes import ARCHITECTURES, random_lora, tiny_base
 from lorimer.errors import AdapterError, IntegrityError
 from lorimer.inference.adapter_pool import AdapterPool
-from lorimer.inference.batched_lora import BatchedLoRA, Slab
+from lorimer.inference.batched_lora import BatchedLoRA
 from lorimer.inference.decoder import Decoder, PlainDecoder, make_decoder
 from lorimer.inference.fingerprint import (
     FINGERPRINT_FILE,
@@ -53,11 +53,7 @@ class DeafDecoder(PlainDecoder):
     """One that runs the base whatever adapter it is given, as engines do that do not know a layer's name."""
 
     def run(self, ids: Tensor, positions: Tensor, segments: Segments, lora: BatchedLoRA) -> Tensor:
-        return super().run(ids, positions, segments, BatchedLoRA(lora_slab(self), {}, []))
-
-
-def lora_slab(decoder: PlainDecoder) -> Slab:
-    return Slab(decoder.groups, dtype=decoder.base.dtype, device=decoder.base.device)
+        return super().run(ids, positions, segments, BatchedLoRA(None, {}, []))
 
 
 def change_b(lora: LoRA, change: Callable[[Tensor], Tensor]) -> LoRA:

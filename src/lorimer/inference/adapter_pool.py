@@ -20,8 +20,15 @@ from lorimer.model.lora import LoRA, LoRAWeights, row_norms
 class AdapterPool:
     """Who is resident, and who is in use."""
 
-    def __init__(self, base: Base, *, dense_weight: Callable[[str], Tensor], max_bytes: int = 2_000_000_000) -> None:
-        self.base, self.dense_weight, self.max_bytes = base, dense_weight, max_bytes
+    def __init__(
+        self,
+        base: Base,
+        *,
+        dense_weight: Callable[[str], Tensor],
+        max_bytes: int = 2_000_000_000,
+        on_leave: Callable[[str], None] = lambda digest: None,
+    ) -> None:
+        self.base, self.dense_weight, self.max_bytes, self.on_leave = base, dense_weight, max_bytes, on_leave
         self.num_bytes = 0
         self._resident: OrderedDict[str, LoRA] = OrderedDict()
         self._num_users = Counter[str]()
@@ -118,6 +125,7 @@ class AdapterPool:
     def _drop(self, digest: str) -> None:
         self.num_bytes -= bytes_of(self._resident.pop(digest))
         self._unwanted.discard(digest)
+        self.on_leave(digest)
 
     def _normed(self, name: str, own: LoRAWeights) -> LoRAWeights:
         """DoRA's magnitude over the norm of the adapted weight (arXiv:2402.09353), so that decoding needs no norm."""

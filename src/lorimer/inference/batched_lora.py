@@ -1,26 +1,19 @@
-"""Many adapters over one batch of tokens: what each adds to its own rows, in a few products for all of them.
+"""Many adapters over one batch of tokens: what each adds to its own rows, layer group by layer group.
 
-Rows that decode, and short prompts, go through a slab: the adapters of the batch stacked at their true rank, one product for every row with
-all of them, a mask that leaves each row its own columns, one product back. Every adapter is read once a step whatever the rows, as the
-grouped products of Punica (Chen et al. 2023, arXiv:2310.18547) do on a GPU. Long prompts are ranges of one composition: two plain products
-each. A batch of the base alone does nothing at all.
+Rows that decode, and short prompts, are computed together, every adapter read once a step whatever the rows, as the grouped products of
+Punica (Chen et al. 2023, arXiv:2310.18547) do on a GPU: by the slab (slab.py) or, where it could be compiled, by a loop made for few rows
+(compiled_rows.py). Long prompts are ranges of one composition: two plain products each. A batch of the base alone does nothing at all.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lorimer.errors import EngineError
 from lorimer.inference.composition import Composition, alone
 from lorimer.model.lora import LoRA, LoRALinear
-from lorimer.model.packed import PackedLinear, can_pack
-
-STEPS_BEFORE_PACKING = 16
-LONG_RANGE = 256  # rows from which on two products of one's own adapter are faster than the shared ones with all adapters
-IDLE_LIMIT = 2  # a step may go through up to so many times the columns it needs before the view is made smaller
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,114 +32,6 @@ def group_of(layers: Mapping[str, LoRALinear], *names: str) -> Group:
     return Group(tuple(names), own[0].in_features, tuple(layer.out_features for layer in own), tuple(layer.bias for layer in own))
 
 
-class SlabView:
-    """The part of a slab that a step uses, as the products want it; made anew only when another adapter moves in.
-
-    Packed (see model/packed.py) products of a few rows take half the time, but packing costs as much as a dozen steps: it is done
-    once the same adapters have decoded for a while.
-    """
-
-    def __init__(self, slab: "Slab", num_columns: int) -> None:
-        self.slab, self.num_columns, self.num_steps = slab, num_columns, 0
-        self.a = {group: slab.a[group][:num_columns].view(-1, group.in_features) for group in slab.groups}  # (C P, in)
-        self.b = {name: slab.b[name][:num_columns] for name in slab.b}  # (C, out)
-        self.packed_a: dict[Group, PackedLinear] = {}
-        self.packed_b: dict[str, Tensor] = {}
-
-    def count_step(self) -> None:
-        """Another step goes through it."""
-        self.num_steps += 1
-        if self.num_steps == STEPS_BEFORE_PACKING and self.b and can_pack(next(iter(self.b.values()))):
-            self.packed_a = {group: PackedLinear([a], [None]) for group, a in self.a.items()}
-            self.packed_b = {name: PackedLinear([b.T.contiguous()], [None]).weight for name, b in self.b.items()}
-
-    def shrink(self, group: Group, x: Tensor) -> Tensor:
-        """x (S, in) -> (S, C, P)."""
-        product = self.packed_a.get(group)
-        low: Tensor = F.linear(x, self.a[group]) if product is None else product(x)
-        return low.view(len(x), self.num_columns, -1)
-
-    def expand(self, name: str, low: Tensor, y: Tensor) -> Tensor:
-        """low (S, C), y (S, out) -> y and what the adapters add to it; y may be overwritten."""
-        packed = self.packed_b.get(name)
-        if packed is None:
-            return y.addmm_(low, self.b[name])
-        summed: Tensor = torch.ops.mkldnn._linear_pointwise.binary(low, y, packed, None, "add")
-        return summed
-
-
-class Slab:
-    """Room for the adapters that decode together. An adapter that was there and is not overwritten yet is found as it was."""
-
-    def __init__(self, groups: Sequence[Group], *, dtype: torch.dtype, device: torch.device) -> None:
-        self.groups, self.dtype, self.device = tuple(groups), dtype, device
-        self.num_columns = 0
-        self.a: dict[Group, Tensor] = {}  # (C, P, in): P layers in the group
-        self.b: dict[str, Tensor] = {}  # (C, out), the adapter's scale in it
-        self.columns: dict[str, tuple[int, int]] = {}  # by digest
-        self._view: SlabView | None = None
-
-    def put(self, adapters: Mapping[str, LoRA]) -> SlabView:
-        """Make room for these adapters; returns the part of the slab that they reach to."""
-        for digest, lora in adapters.items():
-            if digest not in self.columns:
-                self._place(digest, lora, adapters)
-                self._view = None
-        reach = max(self.columns[digest][1] for digest in adapters)
-        if self._view is None or not reach <= self._view.num_columns <= IDLE_LIMIT * reach:
-            self._view = SlabView(self, reach)
-        self._view.count_step()
-        return self._view
-
-    def drop(self, digest: str) -> None:
-        """Forget an adapter."""
-        self.columns.pop(digest, None)
-
-    def _place(self, digest: str, lora: LoRA, wanted: Mapping[str, LoRA]) -> None:
-        """Write an adapter into the first gap that holds it, after the idle ones in its way are gone."""
-        rank = widest_rank(lora)
-        kept = sorted(place for other, place in self.columns.items() if other in wanted)
-        start = 0
-        for begin, end in kept:
-            if begin - start >= rank:
-                break
-            start = end
-        stop = start + rank
-        for other in [other for other, (begin, end) in self.columns.items() if begin < stop and start < end]:
-            del self.columns[other]
-        if stop > self.num_columns:
-            self._grow(stop)
-        self.columns[digest] = start, stop
-        for group in self.groups:
-            a = self.a[group][start:stop].zero_()
-            for at, name in enumerate(group.names):
-                b = self.b[name][start:stop].zero_()
-                if (weights := lora.weights.get(name)) is not None:
-                    a[: len(weights.a), at] = weights.a
-                    torch.mul(weights.b.T, weights.scale, out=b[: len(weights.a)])
-
-    def _grow(self, num_columns: int) -> None:
-        """Make the slab larger, what is in it kept."""
-        size = 1 << max(6, (num_columns - 1).bit_length())
-        for group in self.groups:
-            self.a[group] = _grown(self.a.get(group), (size, len(group.names), group.in_features), self)
-            for name, out in zip(group.names, group.out_features, strict=True):
-                self.b[name] = _grown(self.b.get(name), (size, out), self)
-        self.num_columns = size
-
-
-def _grown(old: Tensor | None, shape: tuple[int, ...], slab: Slab) -> Tensor:
-    new = torch.zeros(shape, dtype=slab.dtype, device=slab.device)
-    if old is not None:
-        new[: len(old)] = old
-    return new
-
-
-def widest_rank(lora: LoRA) -> int:
-    """Of its layers."""
-    return max(len(weights.a) for weights in lora.weights.values())
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowRange:
     """Rows of a step that go through one composition."""
@@ -161,46 +46,56 @@ class RowRange:
         return self.stop - self.start
 
 
-class BatchedLoRA:
-    """What the adapters of one step add, layer group by layer group. Ranges of few rows come first and share the slab."""
+class SharedStep(Protocol):
+    """The ranges of one step that are computed together."""
 
-    def __init__(self, slab: Slab, adapters: Mapping[str, LoRA], ranges: Sequence[RowRange]) -> None:
+    def add(self, group: Group, x: Tensor, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """See `BatchedLoRA.add`; other rows stay as they are."""
+        ...
+
+
+class SharedRows(Protocol):
+    """A way of computing ranges of few rows together."""
+
+    longest: int
+    """Rows of a range beyond which products of its own are faster."""
+
+    def begin(self, adapters: Mapping[str, LoRA], ranges: Sequence[RowRange]) -> SharedStep:
+        """Prepare a step: its short ranges, which come first in the batch, and the adapters they go through, by digest."""
+        ...
+
+    def drop(self, digest: str) -> None:
+        """Forget an adapter."""
+        ...
+
+
+class BatchedLoRA:
+    """What the adapters of one step add. Ranges of few rows come first, so that they can share; without a way to, none does."""
+
+    def __init__(self, shared: SharedRows | None, adapters: Mapping[str, LoRA], ranges: Sequence[RowRange]) -> None:
         self.adapters = adapters
-        short = [one for one in ranges if one.num_rows <= LONG_RANGE]
+        short = [] if shared is None else [one for one in ranges if one.num_rows <= shared.longest]
         assert list(ranges[: len(short)]) == short, "short ranges come first"
         self.long = [one for one in ranges[len(short) :] if one.composition.parts]
-        shared = {digest: adapters[digest] for one in short for digest in one.composition.digests}
-        self.num_shared = short[-1].stop if shared else 0  # rows that go through the slab
-        self.names = {name for lora in shared.values() for name in lora.weights}
-        self.view = slab.put(shared) if shared else None
-        self.mask = None if self.view is None else _mask(slab, self.view.num_columns, short)
+        wanted = {digest: adapters[digest] for one in short for digest in one.composition.digests}
+        self.names = {name for lora in wanted.values() for name in lora.weights}
+        self.step = shared.begin(wanted, short) if shared is not None and wanted else None
         self.magnitudes = _magnitudes(ranges, adapters)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether every row is the base's."""
-        return self.view is None and not self.long
 
     def add(self, group: Group, x: Tensor, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """x (T, in) and what each of the group's layers made of it (T, out) -> the same with the adapters; outputs may be overwritten."""
-        if self.view is not None and not self.names.isdisjoint(group.names):
-            outputs = self._add_shared(group, self.view, x, outputs)
+        if self.step is not None and not self.names.isdisjoint(group.names):
+            outputs = self.step.add(group, x, outputs)
         for rows in self.long:
             self._add_long(group, rows, x[rows.start : rows.stop], outputs)
         for own, magnitudes in self.magnitudes:
             _scale_to_magnitude(group, magnitudes, own, outputs)
         return outputs
 
-    def _add_shared(self, group: Group, view: SlabView, x: Tensor, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        is_all = self.num_shared == len(x)
-        assert self.mask is not None
-        low = view.shrink(group, x if is_all else x[: self.num_shared])  # (S, C, P)
-        masked = torch.mul(low.permute(2, 0, 1), self.mask, out=low.new_empty(low.shape[2], low.shape[0], low.shape[1]))  # (P, S, C)
-        if is_all:
-            return [view.expand(name, own, y) for name, own, y in zip(group.names, masked, outputs, strict=True)]
-        for name, own, y in zip(group.names, masked, outputs, strict=True):
-            y[: self.num_shared] = view.expand(name, own, y[: self.num_shared])
-        return outputs
+    @property
+    def is_empty(self) -> bool:
+        """Whether every row is the base's."""
+        return self.step is None and not self.long
 
     def _add_long(self, group: Group, rows: RowRange, x: Tensor, outputs: Sequence[Tensor]) -> None:
         for name, y in zip(group.names, outputs, strict=True):
@@ -208,16 +103,6 @@ class BatchedLoRA:
                 if (weights := self.adapters[part.digest].weights.get(name)) is not None:
                     own = y[rows.start : rows.stop]
                     own.addmm_((weights.a @ x.T).T, weights.b.T, alpha=weights.scale * part.scale)
-
-
-def _mask(slab: Slab, num_columns: int, ranges: Sequence[RowRange]) -> Tensor:
-    """(S, C): the scale of each row's own columns, zero in all others."""
-    mask = torch.zeros(len(ranges), num_columns)
-    for row, one in enumerate(ranges):
-        for part in one.composition.parts:
-            begin, end = slab.columns[part.digest]
-            mask[row, begin:end] += part.scale
-    return mask.repeat_interleave(torch.tensor([one.num_rows for one in ranges]), 0).to(slab.device, slab.dtype)
 
 
 Magnitudes = Mapping[str, Tensor]

@@ -8,13 +8,15 @@ from torch import Tensor
 
 from lorimer.errors import EngineError
 from lorimer.inference.adapter_pool import AdapterPool
-from lorimer.inference.batched_lora import BatchedLoRA, RowRange, Slab
+from lorimer.inference.batched_lora import BatchedLoRA, RowRange, SharedRows
 from lorimer.inference.blocks import BLOCK_LEN
+from lorimer.inference.compiled_rows import compiled_rows
 from lorimer.inference.decoder import FusedDecoder, make_decoder
 from lorimer.inference.kv_cache import CachedSegments, KVCache, Work, num_tokens_that_fit
 from lorimer.inference.sampling import Choice, Row, choose
 from lorimer.inference.scheduler import MAX_WAIT_SECONDS, Scheduler
 from lorimer.inference.sequence import Sequence
+from lorimer.inference.slab import Slab
 from lorimer.model.base import Base
 from lorimer.model.machine import give_back_freed_memory
 from lorimer.model.packed import PackedLinear
@@ -32,6 +34,8 @@ class EngineConfig:
     max_adapters: int = 64
     """In one batch."""
     reuses_prefixes: bool = True
+    uses_kernels: bool = True
+    """What kernels.c does is done by it where it can be compiled, else by torch."""
     max_wait_seconds: float = MAX_WAIT_SECONDS
     """After which a waiting sequence goes before everybody else's turn."""
 
@@ -42,10 +46,13 @@ class Engine:
     def __init__(self, base: Base, config: EngineConfig | None = None) -> None:
         self.config = config = config or EngineConfig()
         self.base = base
-        self.decoder = make_decoder(base)
+        self.decoder = make_decoder(base, uses_kernels=config.uses_kernels)
         self.head = PackedLinear([base.head.weight], [base.head.bias])
-        self.adapters = AdapterPool(base, dense_weight=self.decoder.dense_weight, max_bytes=config.adapter_bytes)
-        self.slab = Slab(self.decoder.groups, dtype=base.dtype, device=base.device)
+        self.kernels = self.decoder.kernels if isinstance(self.decoder, FusedDecoder) else None
+        groups, dtype, device = self.decoder.groups, base.dtype, base.device
+        compiled = compiled_rows(groups, dtype=dtype, device=device) if config.uses_kernels else None
+        self.rows: SharedRows = compiled or Slab(groups, dtype=dtype, device=device)
+        self.adapters = AdapterPool(base, dense_weight=self.decoder.dense_weight, max_bytes=config.adapter_bytes, on_leave=self.rows.drop)
         self.cache = KVCache(num_tokens_that_fit(base, config.cache_bytes))
         self.scheduler = Scheduler(
             self.cache,
@@ -138,7 +145,7 @@ class Engine:
         device = self.base.device
         ids = torch.tensor([i for work in works for i in work.sequence.ids_between(work.start, work.stop)], device=device)
         positions = torch.tensor([place for work in works for place in range(work.start, work.stop)], device=device)
-        segments = CachedSegments(self.cache, works, device)
+        segments = CachedSegments(self.cache, works, device, self.kernels)
         return self.decoder.run(ids, positions, segments, self._lora(works))
 
     def _lora(self, works: list[Work]) -> BatchedLoRA:
@@ -147,7 +154,7 @@ class Engine:
             ranges.append(RowRange(start=start, stop=start + work.num_tokens, composition=work.sequence.composition))
             start += work.num_tokens
         digests = {digest for work in works for digest in work.sequence.composition.digests}
-        return BatchedLoRA(self.slab, {digest: self.adapters.get(digest) for digest in digests}, ranges)
+        return BatchedLoRA(self.rows, {digest: self.adapters.get(digest) for digest in digests}, ranges)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (n, h) -> (n, V)."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lorimer.data.example import Message
 from lorimer.errors import AdapterError, IntegrityError
-from lorimer.inference.batched_lora import BatchedLoRA, RowRange, Slab
+from lorimer.inference.batched_lora import BatchedLoRA, RowRange
 from lorimer.inference.composition import alone
 from lorimer.inference.decoder import Decoder
 from lorimer.model.attention import PackedSegments, whole
@@ -110,7 +110,6 @@ class Prober:
 
     def __init__(self, base: Base, decoder: Decoder, logits: Callable[[Tensor], Tensor] | None = None) -> None:
         self.base, self.decoder, self.logits = base, decoder, logits or base.head.logits
-        self._slab = Slab(decoder.groups, dtype=base.dtype, device=base.device)  # not the engine's, which is full of those at work
         self._base_answers: dict[tuple[tuple[int, ...], ...], Tensor] = {}
 
     def take(self, digest: str, lora: LoRA, norms: Mapping[str, float]) -> Fingerprint:
@@ -209,9 +208,8 @@ class Prober:
         ids = torch.tensor([i for prompt in prompts for i in prompt], device=device)
         positions = torch.cat([torch.arange(length, device=device) for length in lengths])
         name = None if lora is None else "probed"
-        self._slab.drop("probed")
         everywhere = RowRange(start=0, stop=len(ids), composition=alone(name))
-        changes = BatchedLoRA(self._slab, {} if lora is None else {"probed": lora}, [everywhere])
+        changes = BatchedLoRA(None, {} if lora is None else {"probed": lora}, [everywhere])
         hidden = self.decoder.run(ids, positions, PackedSegments(whole(lengths), device), changes)  # (T, h)
         last = torch.tensor(lengths, device=device).cumsum(0) - 1
         return self.logits(hidden[last]).float().log_softmax(-1)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from lorimer.inference.blocks import BLOCK_LEN, BlockPool
+from lorimer.inference.decoded_rows import DecodedRows
+from lorimer.inference.kernels import Kernels
 from lorimer.inference.sequence import Sequence
 from lorimer.model.attention import AttentionOptions, causal_mask, scaled_dot_product
 from lorimer.model.base import Base
@@ -73,7 +75,7 @@ class Work:
 class CachedSegments:
     """A step's tokens, sequence after sequence, each attending to its own cache. One-token works come first and share padded calls."""
 
-    def __init__(self, cache: KVCache, works: ListOf[Work], device: torch.device) -> None:
+    def __init__(self, cache: KVCache, works: ListOf[Work], device: torch.device, kernels: Kernels | None = None) -> None:
         self.cache, self.device = cache, device
         self.num_singles = next((i for i, work in enumerate(works) if work.num_tokens > 1), len(works))
         assert all(work.num_tokens > 1 for work in works[self.num_singles :]), "one-token works come first"
@@ -88,7 +90,9 @@ class CachedSegments:
         singles = works[: self.num_singles]
         self.tables = [work.sequence.blocks[: num_blocks_for(work.stop)] for work in singles]
         self.lens = torch.tensor([work.stop for work in singles], device=device)  # (S)
-        self.longest = max((work.stop for work in singles), default=0)
+        is_all = len(singles) == len(works)
+        self.decoded = DecodedRows(kernels, self.tables, [work.stop for work in singles]) if kernels is not None and is_all else None
+        """The compiled attention, for steps that only decode."""
         self._views: dict[int | None, tuple[Tensor, Tensor]] = {}
 
     def attend(self, layer_index: int, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:

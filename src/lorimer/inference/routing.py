@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lorimer.data.example import Message
 from lorimer.errors import IntegrityError
-from lorimer.inference.batched_lora import BatchedLoRA, Slab
+from lorimer.inference.batched_lora import BatchedLoRA
 from lorimer.inference.decoder import Decoder
 from lorimer.model.attention import PackedSegments, whole
 from lorimer.model.base import Base
@@ -210,7 +210,7 @@ def background_prompts(renderer: Renderer) -> list[tuple[int, ...]]:
 @torch.inference_mode()
 def states_of(base: Base, decoder: Decoder, prompts: Sequence[tuple[int, ...]]) -> Tensor:
     """The mean hidden states (n, h) of prompts, the first token's left out: by the base alone, without a cache."""
-    nothing = BatchedLoRA(Slab(decoder.groups, dtype=base.dtype, device=base.device), {}, [])
+    nothing = BatchedLoRA(None, {}, [])
     means = []
     for together in _in_runs(prompts):
         lengths = [len(ids) for ids in together]
