@@ -3,12 +3,14 @@
     make bench-serve                     all cases, three repeats
     python bench/serve.py --repeats 1 --systems lorimer vllm --cases base mixed8
 
-The peers run in environments of their own: LORIMER_VLLM names the Python of vLLM's, LORIMER_LLAMA the folder of llama.cpp's binaries and
-LORIMER_GGUF the base in its format; a peer that is not there is left out, and the results say so.
+The peers run in environments of their own: LORIMER_VLLM names the Python of vLLM's, LORIMER_LLAMA the folder of llama.cpp's binaries; a
+peer that is not there is left out, and the results say so. llama.cpp runs the base as it is shipped, in 4 bits; all others in bfloat16.
 """
 
 import argparse
 import contextlib
+import functools
+import importlib
 import json
 import os
 import shutil
@@ -20,25 +22,60 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from report import Row, draw_bars, keep_rows, kept_rows, median_rows, run_json, value_of, write_results
-from train import OFFLINE, PEERS, PEERS_PYTHON, ROOT, WORK, gemma
+from matplotlib.figure import Figure
+from report import RESULTS, Row, keep_rows, kept_rows, median_rows, run_json, write_results
+from train import OFFLINE, PEERS, PEERS_PYTHON, ROOT, WORK
+from train import gemma as find_gemma
+
+from lorimer.model.shipped import SHIPPED
+from lorimer.storage import copy_checked
 
 NUM_ADAPTERS, NUM_HOT, NUM_REGISTERED = 8, 64, 1000
-RANK, TOKENS, REQUESTS = 16, 64, 32
+RANK, TOKENS = 16, 64
 VLLM = os.environ.get("LORIMER_VLLM", "")
 LLAMA = os.environ.get("LORIMER_LLAMA", "")
-GGUF = os.environ.get("LORIMER_GGUF", "")
 START_SECONDS = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """What the client asks for."""
+
+    group: str
+    num_adapters: int
+    """That its requests take in turn; none is the base."""
+    concurrency: int
+    num_requests: int = 64
+    systems: tuple[str, ...] = ("lorimer", "vllm", "llama.cpp")
+
+
+BASE, MIXED, MIXED_16, SINGLE = "base, 8 at once", "8 adapters, 8 at once", "8 adapters, 16 at once", "one stream"
+THOUSAND = "64 of 1,000 adapters, 8 at once"
+OURS = ("lorimer",)
 CASES = {
-    "base, 8 at once": ("base", 0, 8),
-    "8 adapters, 8 at once": ("mixed8", NUM_ADAPTERS, 8),
-    "8 adapters, 16 at once": ("mixed8", NUM_ADAPTERS, 16),
-    "one stream": ("single", 1, 1),
-    "64 of 1,000 adapters, 8 at once": ("thousand", NUM_HOT, 8),
+    BASE: Case(group="base", num_adapters=0, concurrency=8),
+    MIXED: Case(group="mixed8", num_adapters=8, concurrency=8),
+    MIXED_16: Case(group="mixed8", num_adapters=8, concurrency=16),
+    SINGLE: Case(group="single", num_adapters=0, concurrency=1, num_requests=6),
+    THOUSAND: Case(group="thousand", num_adapters=NUM_HOT, concurrency=8, num_requests=128, systems=OURS),
+    **{
+        f"8 adapters, {n} at once": Case(
+            group="concurrency", num_adapters=8, concurrency=n, num_requests=max(8, 4 * n), systems=("lorimer", "vllm")
+        )
+        for n in (1, 2, 4, 32)
+    },
+    **{
+        f"{n} adapters, 8 at once": Case(group="adapters", num_adapters=n, concurrency=8, num_requests=max(64, n), systems=OURS)
+        for n in (1, 2, 4, 16, 32, 64)
+    },
 }
+
+
+gemma = functools.cache(find_gemma)  # before a home of this benchmark is made, so that all use one copy of the base
 
 
 def adapters(count: int) -> list[Path]:
@@ -156,8 +193,12 @@ def llama() -> Iterator[str]:
         if not file.is_file():
             subprocess.run([PEERS_PYTHON, str(PEERS / "gguf_lora.py"), str(folder), str(file)], check=True)
         files.append(str(file))
+    base = WORK / "base.gguf"
+    if not base.is_file():
+        shipped = SHIPPED["gemma3-270m"]
+        copy_checked(importlib.import_module(shipped.package).chunk_paths(), base, shipped.sha256)
     command = [
-        f"{LLAMA}/llama-server", "-m", GGUF, "--no-repack", "--lora", ",".join(files), "--lora-init-without-apply", "--port", str(port),
+        f"{LLAMA}/llama-server", "-m", str(base), "--no-repack", "--lora", ",".join(files), "--lora-init-without-apply", "--port", str(port),
         "-c", "16384", "-np", "8", "-t", "2", "-tb", "2",
     ]  # fmt: skip
     environment = {**OFFLINE, "LD_LIBRARY_PATH": LLAMA}
@@ -165,25 +206,26 @@ def llama() -> Iterator[str]:
         yield url
 
 
-def load(url: str, models: Sequence[str], concurrency: int, *options: str, requests: int = REQUESTS) -> dict[str, float]:
+def load(url: str, models: Sequence[str], concurrency: int, *options: str, requests: int) -> dict[str, float]:
     """The shared client's figures."""
     command = [PEERS_PYTHON, str(PEERS / "load.py"), url, ",".join(models), "--concurrency", str(concurrency), "--requests", str(requests)]
     return run_json([*command, "--tokens", str(TOKENS), *options])
 
 
-def measure(system: str, url: str, cases: Sequence[str]) -> list[Row]:
+def measure(system: str, url: str, groups: Sequence[str], *, is_thousand: bool = False) -> list[Row]:
     """The cases of one running server."""
     rows = []
-    for case, (kind, count, concurrency) in CASES.items():
-        if kind not in cases or (kind == "thousand" and system != "lorimer"):
+    for name, case in CASES.items():
+        if case.group not in groups or system not in case.systems or (case.group == "thousand") != is_thousand:
             continue
-        models = [f"a{number}" for number in range(count)] if kind in ("mixed8", "thousand") else ["base"]
+        models = [f"a{number}" for number in range(case.num_adapters)] or ["base"]
         options: list[str] = []
-        if system == "llama.cpp" and kind == "mixed8":
-            models, options = ["base"], ["--llama-lora", str(count)]
-        found = load(url, models, concurrency, *options, requests=max(REQUESTS, count) if concurrency > 1 else 6)
+        if system == "llama.cpp" and case.num_adapters:
+            models, options = ["base"], ["--llama-lora", str(case.num_adapters)]
+        found = load(url, models, case.concurrency, *options, requests=case.num_requests)
         for metric, unit in (("tokens_per_second", "tokens/s"), ("ttft_p50_ms", "ms"), ("latency_p50_ms", "ms")):
-            rows.append(Row(system=system, case=case, metric=metric, value=found[metric], unit=unit))
+            rows.append(Row(system=system, case=name, metric=metric, value=found[metric], unit=unit))
+        print(f"{system}, {name}: {found['tokens_per_second']:.0f} tokens/s", file=sys.stderr, flush=True)
     return rows
 
 
@@ -225,13 +267,13 @@ def repeat(systems: Sequence[str], cases: Sequence[str]) -> list[Row]:
     weights = sum(path.stat().st_size for path in gemma().glob("*.safetensors"))
     rows.append(Row(system="machine", case="base", metric="weight_bytes", value=float(weights), unit="B"))
     if "lorimer" in systems:
-        with lorimer(NUM_ADAPTERS) as url:
-            rows += measure("lorimer", url, [case for case in cases if case != "thousand"])
+        with lorimer(NUM_HOT) as url:
+            rows += measure("lorimer", url, cases)
         if "thousand" in cases:
             with lorimer(NUM_REGISTERED) as url:
-                rows += measure("lorimer", url, ["thousand"]) + measure_cold(url, NUM_HOT)
-    for system, start, there in (("vllm", vllm, VLLM), ("llama.cpp", llama, LLAMA and GGUF)):
-        if system in systems and there:
+                rows += measure("lorimer", url, cases, is_thousand=True) + measure_cold(url, NUM_HOT)
+    for system, start, is_there in (("vllm", vllm, VLLM), ("llama.cpp", llama, LLAMA)):
+        if system in systems and is_there:
             with start() as url:
                 rows += measure(system, url, cases)
     if "peft" in systems and "mixed8" in cases:
@@ -242,33 +284,59 @@ def repeat(systems: Sequence[str], cases: Sequence[str]) -> list[Row]:
 
 
 def ratios_of(rows: list[Row]) -> dict[str, float | str | None]:
-    """What the goals are stated in; None where a system was not measured."""
-
-    def speed(system: str, case: str) -> float:
-        return value_of(rows, system, case, "tokens_per_second")
+    """What the goals are stated in; None where something was not measured."""
+    values = {(row.system, row.case, row.metric): row.value for row in rows}
 
     def quotient(one: tuple[str, str], other: tuple[str, str]) -> float | None:
-        with contextlib.suppress(StopIteration):
-            return speed(*one) / speed(*other)
-        return None
+        speeds = [values.get((*which, "tokens_per_second")) for which in (one, other)]
+        return None if speeds[0] is None or speeds[1] is None else speeds[0] / speeds[1]
 
-    mixed, base = "8 adapters, 8 at once", "base, 8 at once"
     ratios: dict[str, float | str | None] = {
-        "mixed8_c8_vs_vllm": quotient(("lorimer", mixed), ("vllm", mixed)),
-        "mixed8_c16_vs_vllm": quotient(("lorimer", "8 adapters, 16 at once"), ("vllm", "8 adapters, 16 at once")),
-        "mixed8_c8_vs_llama": quotient(("lorimer", mixed), ("llama.cpp", mixed)),
-        "mixed8_vs_peft": quotient(("lorimer", mixed), ("peft", mixed)),
-        "mixed8_vs_base": quotient(("lorimer", mixed), ("lorimer", base)),
-        "adapters1000_vs_8": quotient(("lorimer", "64 of 1,000 adapters, 8 at once"), ("lorimer", mixed)),
-        "single_stream_vs_vllm": quotient(("lorimer", "one stream"), ("vllm", "one stream")),
+        "mixed8_c8_vs_vllm": quotient(("lorimer", MIXED), ("vllm", MIXED)),
+        "mixed8_c16_vs_vllm": quotient(("lorimer", MIXED_16), ("vllm", MIXED_16)),
+        "mixed8_c8_vs_llama": quotient(("lorimer", MIXED), ("llama.cpp", MIXED)),
+        "mixed8_vs_peft": quotient(("lorimer", MIXED), ("peft", MIXED)),
+        "mixed8_vs_base": quotient(("lorimer", MIXED), ("lorimer", BASE)),
+        "adapters1000_vs_8": quotient(("lorimer", THOUSAND), ("lorimer", MIXED)),
+        "single_stream_vs_vllm": quotient(("lorimer", SINGLE), ("vllm", SINGLE)),
+        "single_stream_vs_llama": quotient(("lorimer", SINGLE), ("llama.cpp", SINGLE)),
     }
-    with contextlib.suppress(StopIteration):
-        cold, warm = (value_of(rows, "lorimer", f"{kind} adapter", "ttft_ms") for kind in ("cold", "warm"))
-        ratios["cold_ttft_extra_ms"] = cold - warm
-    with contextlib.suppress(StopIteration):
-        floor = value_of(rows, "machine", "base", "weight_bytes") / value_of(rows, "machine", "memory", "bytes_per_second")
-        ratios["share_of_bandwidth_floor"] = floor * speed("lorimer", base) / 8  # a step's floor over its whole time, all else included
+    cold, warm = (values.get(("lorimer", f"{kind} adapter", "ttft_ms")) for kind in ("cold", "warm"))
+    ratios["cold_ttft_extra_ms"] = None if cold is None or warm is None else cold - warm
+    seconds = values[("machine", "base", "weight_bytes")] / values[("machine", "memory", "bytes_per_second")]
+    speed = values.get(("lorimer", BASE, "tokens_per_second"))  # of 8 at once: prompts, HTTP and client are in the time of a step
+    ratios["share_of_bandwidth_floor"] = None if speed is None else seconds * speed / 8
     return ratios
+
+
+def draw(rows: list[Row]) -> None:
+    """Throughput and latency, against requests at once and against adapters in turn."""
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    panels = figure.subplots(2, 2, sharex="col")
+    sweeps = (
+        ("requests at once, 8 adapters", {case.concurrency: name for name, case in CASES.items() if case.num_adapters == 8}),
+        (
+            "adapters in turn, 8 requests at once",
+            {case.num_adapters: name for name, case in CASES.items() if case.concurrency == 8 and name != THOUSAND},
+        ),
+    )
+    for column, (title, names) in enumerate(sweeps):
+        for line, (metric, label) in enumerate(
+            (("tokens_per_second", "tokens/s"), ("latency_p50_ms", "median ms of an answer of 64 tokens"))
+        ):
+            panel = panels[line][column]
+            for system in ("lorimer", "vllm", "llama.cpp"):
+                found = {row.case: row.value for row in rows if (row.system, row.metric) == (system, metric)}
+                points = sorted((at, found[name]) for at, name in names.items() if name in found)
+                if points:
+                    panel.plot(*zip(*points, strict=True), marker="o", label=system)
+            panel.set_xscale("symlog", base=2, linthresh=1)
+            panel.set_xticks(sorted(names), [str(at) for at in sorted(names)])
+            panel.set(ylabel=label if column == 0 else "", xlabel=title if line else "", ylim=(0, None))
+            panel.grid(alpha=0.3)
+    panels[0][0].legend()
+    figure.suptitle("Serving Gemma 3 270M on two cores, 64 new tokens a request; medians of repeats in turns")
+    figure.savefig(RESULTS / "serve.svg", metadata={"Date": None})
 
 
 def main() -> None:
@@ -276,16 +344,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--systems", nargs="+", default=["lorimer", "vllm", "llama.cpp", "peft"])
-    parser.add_argument("--cases", nargs="+", default=["base", "mixed8", "single", "thousand"])
+    parser.add_argument("--cases", nargs="+", default=["base", "mixed8", "single", "thousand", "concurrency", "adapters"])
     args = parser.parse_args()
+    gemma()
     for number in range(args.repeats):
         keep_rows("serve", repeat(args.systems, args.cases))
         print(f"repeat {number + 1} of {args.repeats} measured", file=sys.stderr, flush=True)
     medians = median_rows(kept_rows("serve"))
     ratios = ratios_of(medians)
     write_results("serve", medians, ratios)
-    bars = {f"{row.system}: {row.case}": row.value for row in medians if row.metric == "tokens_per_second"}
-    draw_bars("serve", "Serving Gemma 3 270M, 64 new tokens a request", "tokens/s", bars, note="median of repeats in turns")
+    draw(medians)
     for name, ratio in ratios.items():
         print(f"{name:28} {'not measured' if ratio is None else f'{ratio:.3f}'}")
 
