@@ -6,11 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes import ARCHITECTURES, by_itself, random_lora, tiny_base
-from lorimer.errors import EngineError
+from lorimer.errors import AdapterError, EngineError
 from lorimer.inference.composition import alone
 from lorimer.inference.engine import Engine, EngineConfig, generate
 from lorimer.inference.sampling import SamplingParams
 from lorimer.inference.sequence import Sequence
+from lorimer.model.base import Base
+from lorimer.model.lora import LoRA, LoRAWeights
 
 GREEDY = SamplingParams(max_tokens=8, ignore_eos=True)
 
@@ -166,3 +168,65 @@ def test_adapter_in_use_stays_until_its_last_answer_is_done() -> None:
     assert sequence.output_ids == by_itself(BASE, sequence.prompt_ids, LORAS[0])
     assert "aa" not in engine.adapters
     assert engine.adapters.num_bytes == 0
+
+
+def exploding(base: Base, *, a: float = 3e38, b: float = 1.0, scale: float = 1.0) -> LoRA:
+    """Finite numbers whose products are not."""
+    lora = random_lora(base, seed=9)
+    weights = {
+        name: LoRAWeights(a=torch.full_like(own.a, a), b=torch.full_like(own.b, b), scale=scale) for name, own in lora.weights.items()
+    }
+    return LoRA(config=lora.config, weights=weights)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize(("a", "b"), [(3e38, 1.0), (1.0, 3e38), (1e30, 1e30)])
+def test_numbers_that_explode_end_their_own_answer_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, temperature: float, a: float, b: float
+) -> None:
+    monkeypatch.setattr("lorimer.inference.adapter_pool.MAX_WEIGHT", 1e39)  # let it in, which the pool would not
+    base = tiny_base()
+    good, params = random_lora(base), SamplingParams(max_tokens=8, ignore_eos=True, temperature=temperature, seed=1)
+
+    def ask(*digests: str | None) -> list[list[int] | None]:
+        engine = Engine(base, EngineConfig(cache_bytes=100_000))  # few blocks: who comes later is given those of who was before
+        engine.adapters.add("good", good)
+        engine.adapters.add("bomb", exploding(base, a=a, b=b))
+        answers = []
+        for digest_of_turn in digests:
+            names = (None, "bomb", "good") if digest_of_turn == "all" else (None, "good")
+            asked = [Sequence(prompt_ids=prompts(37)[0], params=params, composition=alone(name)) for name in names]
+            for sequence in asked:
+                engine.add(sequence)
+            while engine.has_work:
+                engine.step()
+            answers += [None if sequence.failure else sequence.output_ids for sequence in asked]
+            engine.cache.blocks.forget_all()
+        assert all(bool(pool.isfinite().all()) for pools in engine.cache.layers.values() for pool in pools)
+        return answers
+
+    base_says, good_says = ask("others")
+    assert ask("all", "others") == [base_says, None, good_says, base_says, good_says]
+
+
+@pytest.mark.parametrize("numbers", [{"a": 3e38}, {"b": 2e4}, {"b": 1.0, "scale": 1e5}, {"scale": float("inf")}, {"a": float("nan")}])
+def test_numbers_no_training_makes_are_not_let_in(numbers: dict[str, float]) -> None:
+    base = tiny_base()
+    with pytest.raises(AdapterError, match="train"):
+        Engine(base).adapters.add("bomb", exploding(base, **numbers))
+
+
+def test_a_penalty_as_good_as_zero_ends_no_step() -> None:
+    base = tiny_base()
+    params = SamplingParams(max_tokens=4, ignore_eos=True, temperature=1.0, repetition_penalty=1e-300)
+    asked = [Sequence(prompt_ids=prompts(9)[0], params=each) for each in (params, GREEDY)]
+    assert [len(s.output_ids) for s in sorted(generate(Engine(base), asked), key=lambda s: s.id)] == [4, 8]
+
+
+def test_an_answer_that_cannot_be_computed_is_an_error_where_all_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lorimer.inference.adapter_pool.MAX_WEIGHT", 1e39)
+    base = tiny_base()
+    engine = Engine(base)
+    engine.adapters.add("bomb", exploding(base))
+    with pytest.raises(EngineError, match="left the finite numbers"):
+        list(generate(engine, [Sequence(prompt_ids=prompts(9)[0], params=GREEDY, composition=alone("bomb"))]))

@@ -3,6 +3,7 @@
 Adapters are immutable: a digest always means the same weights, so nothing is ever reloaded in place. Files stay in the registry.
 """
 
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,9 @@ from lorimer.inference.composition import Composition
 from lorimer.model.adapter import load_adapter
 from lorimer.model.base import Base
 from lorimer.model.lora import LoRA, LoRAWeights, row_norms
+
+MAX_WEIGHT = 1e4
+"""Of an adapter's numbers, with its scale. Trained ones are below ten; with these no product of normed inputs leaves bfloat16's range."""
 
 
 class AdapterPool:
@@ -54,12 +58,17 @@ class AdapterPool:
         """An adapter in the base's precision, DoRA's magnitudes as what they multiply outputs by.
 
         Raises:
-            AdapterError: if it holds numbers that are not finite: in a batch they could reach other rows.
+            AdapterError: if it holds numbers that are not finite, or so large that products would not be, or is larger than the pool.
         """
         ready = lora.to(dtype=self.base.dtype, device=self.base.device)
-        broken = [name for name, own in ready.weights.items() if not all(bool(torch.isfinite(t).all()) for t in own.trained)]
+        broken = [name for name, own in ready.weights.items() if not _is_finite(own)]
         if broken:
             raise AdapterError(f"{len(broken)} layers hold numbers that are not finite, {broken[0]!r} first: train the adapter again")
+        if large := [name for name, own in ready.weights.items() if _largest(own) > MAX_WEIGHT]:
+            found = f"{len(large)} layers hold numbers beyond {MAX_WEIGHT:.0f}, {large[0]!r} first"
+            raise AdapterError(f"{found}: training makes none such; train the adapter again")
+        if (num_bytes := bytes_of(ready)) > self.max_bytes:
+            raise AdapterError(f"it takes {num_bytes / 1e6:.0f} MB of memory, all adapters together may take {self.max_bytes / 1e6:.0f} MB")
         return LoRA(config=ready.config, weights={name: self._normed(name, own) for name, own in ready.weights.items()})
 
     def add(self, digest: str, lora: LoRA) -> None:
@@ -133,6 +142,14 @@ class AdapterPool:
             return own
         adapted = self.dense_weight(name).float() + own.scale * (own.b.float() @ own.a.float())
         return LoRAWeights(a=own.a, b=own.b, scale=own.scale, magnitude=own.magnitude.float() / row_norms(adapted))
+
+
+def _is_finite(own: LoRAWeights) -> bool:
+    return math.isfinite(own.scale) and all(bool(torch.isfinite(tensor).all()) for tensor in own.trained)
+
+
+def _largest(own: LoRAWeights) -> float:
+    return max(float(own.a.abs().max()), float(own.b.abs().max()) * max(1.0, abs(own.scale)))
 
 
 def bytes_of(lora: LoRA) -> int:

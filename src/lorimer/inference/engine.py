@@ -21,6 +21,8 @@ from lorimer.model.base import Base
 from lorimer.model.machine import give_back_freed_memory
 from lorimer.model.packed import PackedLinear
 
+BROKEN = "the answer left the finite numbers: its adapter's weights are too large for this prompt; train it again, or ask another one"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
@@ -118,18 +120,21 @@ class Engine:
             return []
         # 2) run
         hidden = self._run(works)  # (T, h)
-        self.scheduler.note_computed(works)
+        failed = self._fail_broken(works, hidden)
+        self.scheduler.note_computed(work for work in works if work.sequence.failure is None)
         # 3) choose where the sequence's last token was computed
         last_rows, row, advanced = [], 0, []
         for work in works:
             row += work.num_tokens
+            if work.sequence.failure is not None:
+                continue
             if work.sequence.wants_state:
                 _note_state(work, hidden[row - work.num_tokens : row])
             if work.stop == work.sequence.num_tokens:
                 last_rows.append(row - 1)
                 advanced.append(work.sequence)
         if not advanced:
-            return []
+            return failed
         rows = [
             Row(params=s.params, generator=s.generator, constraint=s.constraint, prompt_ids=s.prompt_ids, output_ids=s.output_ids)
             for s in advanced
@@ -138,7 +143,22 @@ class Engine:
         # 4) finish
         for sequence, choice in zip(advanced, choices, strict=True):
             self._take(sequence, choice)
-        return advanced
+        return advanced + failed
+
+    def _fail_broken(self, works: list[Work], hidden: Tensor) -> list[Sequence]:
+        """End the sequences whose hidden states (T, h) are no numbers any more; what they kept goes before their blocks are others'."""
+        is_whole = hidden.sum(-1, dtype=torch.float32).isfinite()
+        if bool(is_whole.all()):
+            return []
+        failed, row = list[Sequence](), 0
+        for work in works:
+            row += work.num_tokens
+            if not bool(is_whole[row - work.num_tokens : row].all()):
+                self.cache.wipe(work.sequence.blocks, work.start, work.stop)
+                work.sequence.failure = BROKEN
+                self.abort(work.sequence)
+                failed.append(work.sequence)
+        return failed
 
     def _run(self, works: list[Work]) -> Tensor:
         """Hidden states (T, h) of a step's tokens, each through its own adapters."""
@@ -193,8 +213,16 @@ def _note_state(work: Work, hidden: Tensor) -> None:
 
 
 def generate(engine: Engine, sequences: Iterable[Sequence]) -> Iterator[Sequence]:
-    """Run sequences to their end; yields each as it finishes."""
+    """Run sequences to their end; yields each as it finishes.
+
+    Raises:
+        EngineError: if one cannot be computed.
+    """
     for sequence in sequences:
         engine.add(sequence)
     while engine.has_work:
-        yield from (sequence for sequence in engine.step() if sequence.finish_reason is not None)
+        for sequence in engine.step():
+            if sequence.failure is not None:
+                raise EngineError(sequence.failure)
+            if sequence.finish_reason is not None:
+                yield sequence

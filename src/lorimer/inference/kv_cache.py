@@ -35,6 +35,13 @@ class KVCache:
             self.layers[layer] = _zeros(key, (key.shape[1], *size, key.shape[2])), _zeros(value, (value.shape[1], *size, value.shape[2]))
         return self.layers[layer]
 
+    def wipe(self, blocks: ListOf[int], start: int, stop: int) -> None:
+        """Forget what a sequence with these blocks kept of its tokens from `start` to `stop`."""
+        places = torch.tensor([blocks[at // BLOCK_LEN] * BLOCK_LEN + at % BLOCK_LEN for at in range(start, stop)])
+        for pools in self.layers.values():
+            for pool in pools:
+                pool.flatten(1, 2).index_fill_(1, places.to(pool.device), 0)
+
 
 def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Zeros, since a masked place still meets the product; on a CPU of pages that take no memory until they are written."""

@@ -161,6 +161,8 @@ def _draw(logits: Tensor, params: SamplingParams, generator: torch.Generator | N
         kept, places = logits.topk(params.top_k)
         return int(places[_draw(kept, _without_top_k(params), generator)])
     probabilities = logits.softmax(-1)
+    if bool(probabilities[0].isnan()):  # a penalty as good as zero can make logits infinite: they take all, and no step fails of it
+        return int(logits.argmax())
     if params.min_p:
         probabilities = probabilities.masked_fill(probabilities < params.min_p * probabilities.max(), 0)
     if params.top_p < 1:

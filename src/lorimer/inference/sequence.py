@@ -35,6 +35,8 @@ class Sequence:
     scores: list[TokenScores] = field(default_factory=list)
     """One a token of the answer, where log-probabilities were asked for."""
     finish_reason: FinishReason | None = None
+    failure: str | None = None
+    """Why it was aborted, where that was the engine's doing."""
     num_computed: int = 0
     """Tokens whose keys and values are in the cache."""
     num_reused: int = 0

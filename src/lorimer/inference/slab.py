@@ -69,7 +69,7 @@ class Slab:
     def begin(self, adapters: Mapping[str, LoRA], ranges: Sequence[RowRange]) -> "SlabStep":
         """See `SharedRows.begin`."""
         view = self.put(adapters)
-        return SlabStep(view, _mask(self, view.num_columns, ranges), ranges[-1].stop)
+        return SlabStep(view, *_masks(self, view.num_columns, ranges), ranges[-1].stop)
 
     def put(self, adapters: Mapping[str, LoRA]) -> SlabView:
         """Make room for these adapters; returns the part of the slab that they reach to."""
@@ -123,14 +123,18 @@ class Slab:
 class SlabStep:
     """One step's rows through the slab: product, mask, product."""
 
-    def __init__(self, view: SlabView, mask: Tensor, num_rows: int) -> None:
-        self.view, self.mask, self.num_rows = view, mask, num_rows
+    def __init__(self, view: SlabView, is_own: Tensor, scales: Tensor | None, num_rows: int) -> None:
+        self.view, self.is_own, self.scales, self.num_rows = view, is_own, scales, num_rows
+        self.zero = torch.zeros((), dtype=view.slab.dtype, device=view.slab.device)
 
     def add(self, group: Group, x: Tensor, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """See `SharedStep.add`."""
         is_all = self.num_rows == len(x)
         low = self.view.shrink(group, x if is_all else x[: self.num_rows])  # (S, C, P)
-        masked = torch.mul(low.permute(2, 0, 1), self.mask, out=low.new_empty(low.shape[2], low.shape[0], low.shape[1]))  # (P, S, C)
+        masked = low.new_empty(low.shape[2], low.shape[0], low.shape[1])  # (P, S, C)
+        torch.where(self.is_own, low.permute(2, 0, 1), self.zero, out=masked)  # chosen, not multiplied: 0 * inf would be another's NaN
+        if self.scales is not None:
+            masked *= self.scales
         if is_all:
             return [self.view.expand(name, own, y) for name, own, y in zip(group.names, masked, outputs, strict=True)]
         for name, own, y in zip(group.names, masked, outputs, strict=True):
@@ -150,11 +154,13 @@ def widest_rank(lora: LoRA) -> int:
     return max(len(weights.a) for weights in lora.weights.values())
 
 
-def _mask(slab: Slab, num_columns: int, ranges: Sequence[RowRange]) -> Tensor:
-    """(S, C): the scale of each row's own columns, zero in all others."""
-    mask = torch.zeros(len(ranges), num_columns)
+def _masks(slab: Slab, num_columns: int, ranges: Sequence[RowRange]) -> tuple[Tensor, Tensor | None]:
+    """(S, C): which columns are each row's own, and their scales; None where all are one."""
+    scales = torch.zeros(len(ranges), num_columns)
     for row, one in enumerate(ranges):
         for part in one.composition.parts:
             begin, end = slab.columns[part.digest]
-            mask[row, begin:end] += part.scale
-    return mask.repeat_interleave(torch.tensor([one.num_rows for one in ranges]), 0).to(slab.device, slab.dtype)
+            scales[row, begin:end] += part.scale
+    scales = scales.repeat_interleave(torch.tensor([one.num_rows for one in ranges]), 0)
+    has_scales = any(part.scale != 1 for one in ranges for part in one.composition.parts)
+    return (scales != 0).to(slab.device), scales.to(slab.device, slab.dtype) if has_scales else None

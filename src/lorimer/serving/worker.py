@@ -221,7 +221,10 @@ class EngineWorker:
             return
         at = time.perf_counter()
         for sequence in advanced:
-            self._report(sequence, at)
+            if sequence.failure is None:
+                self._report(sequence, at)
+            elif (submission := self._submissions.get(sequence.id)) is not None:
+                self._fail(submission, EngineError(sequence.failure))
 
     def _report(self, sequence: Sequence, at: float) -> None:
         """Send what is new of a sequence."""
