@@ -95,6 +95,27 @@ def test_register_names_missing_files(registry: Registry, make_new: MakeNew, hom
     assert not (home / "adapters").exists()
 
 
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json", "adapter.lock.json", "chat_template.jinja"])
+def test_register_does_not_follow_links_out_of_the_folder(registry: Registry, make_new: MakeNew, home: Path, file: str) -> None:
+    new, secret = make_new(), home.parent / "secret"
+    secret.write_text("not an adapter's")
+    (new.source / file).unlink(missing_ok=True)
+    (new.source / file).symlink_to(secret)
+    with pytest.raises(AdapterError, match=rf"{file} in .* symbolic links: put the files themselves there"):
+        registry.register(new)
+    assert not (home / "adapters").exists()
+
+
+def test_register_writes_nothing_through_a_link_in_its_place(registry: Registry, make_new: MakeNew, home: Path) -> None:
+    new, elsewhere = make_new(), home.parent / "elsewhere"
+    elsewhere.mkdir()
+    (home / "adapters").mkdir()
+    (home / "adapters" / digest_of_folder(new.source)[:16]).symlink_to(elsewhere)
+    with pytest.raises(IntegrityError, match="is a symbolic link"):
+        registry.register(replace(new, companions={"fingerprint.json": b"{}"}))
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_register_notices_damaged_files_in_its_place(registry: Registry, make_new: MakeNew) -> None:
     version = registry.register(make_new())
     (version.path / "adapter_model.safetensors").write_text("changed")

@@ -15,21 +15,14 @@ from safetensors.torch import load_file, save
 from lorimer.errors import AdapterError
 from lorimer.model.base import Base
 from lorimer.model.lora import LoRA, LoRAConfig, LoRALinear, LoRAWeights
+from lorimer.model.peft_config import CONFIG_FILE, MAX_RANK, PeftConfig, read_peft_config
 from lorimer.storage import new_folder, write_bytes, write_json, write_text
 
-CONFIG_FILE, WEIGHTS_FILE, LOCK_FILE, TEMPLATE_FILE = (
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "adapter.lock.json",
-    "chat_template.jinja",
-)
+WEIGHTS_FILE, LOCK_FILE, TEMPLATE_FILE = "adapter_model.safetensors", "adapter.lock.json", "chat_template.jinja"
+DTYPES = ("F32", "F16", "BF16")
+MAX_HEADER_BYTES = 16 << 20
 PREFIX = "base_model.model."
-UNSUPPORTED = {
-    "lora_bias": "biases in the adapter",
-    "modules_to_save": "trained copies of base layers",
-    "fan_in_fan_out": "transposed weights",
-}
-MAX_SHOWN = 8
+MAX_SHOWN, MAX_NAME_LEN = 8, 200
 ALPHA_TOLERANCE = 1e-5  # scales are computed from alphas and back
 
 
@@ -104,9 +97,21 @@ def _shortest_names(targets: Iterable[str], layers: Mapping[str, LoRALinear]) ->
 
 
 def read_lock(folder: Path) -> Lock | None:
-    """The lock of an adapter of ours; None for one made elsewhere."""
+    """The lock of an adapter of ours; None for one made elsewhere.
+
+    Raises:
+        AdapterError: if there is one that cannot be read.
+    """
     path = folder / LOCK_FILE
-    return Lock(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        lock = Lock(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as exc:
+        raise AdapterError(f"adapter in {str(folder)!r}: {LOCK_FILE} cannot be read ({exc}): restore it") from exc
+    if not all(isinstance(getattr(lock, name), str | None if name == "quantisation" else str) for name in Lock.__slots__):
+        raise AdapterError(f"adapter in {str(folder)!r}: {LOCK_FILE} holds other things than names and digests: restore it")
+    return lock
 
 
 def load_adapter(folder: Path, base: Base) -> LoRA:
@@ -115,57 +120,80 @@ def load_adapter(folder: Path, base: Base) -> LoRA:
     Raises:
         AdapterError: naming every way in which it does not fit.
     """
-    config = _read_config(folder)
+    config = read_peft_config(folder)
     lock = read_lock(folder)
     if lock is not None and lock.base_digest != base.digest:
         raise AdapterError(
             f"adapter in {str(folder)!r} was made for base {lock.base_name!r} ({lock.base_digest[:12]}), "
             f"not for {base.name!r} ({base.digest[:12]}): load it on its own base"
         )
-    try:
-        tensors = load_file(folder / WEIGHTS_FILE)
-    except (FileNotFoundError, SafetensorError) as exc:
-        raise AdapterError(f"adapter in {str(folder)!r}: {WEIGHTS_FILE} is missing or damaged ({exc})") from exc
+    tensors = _read_tensors(folder, base)
     pairs, problems = _pair(tensors)
-    problems += _misfits(pairs, base.layers)
-    if config.get("use_dora") and not all("magnitude" in pair for pair in pairs.values()):
+    problems += _misfits(pairs, base.layers, config)
+    if config.is_dora and not all("magnitude" in pair for pair in pairs.values()):
         problems.append("it uses DoRA, but not every layer has magnitudes")
     if problems:
         shown = "; ".join(problems[:MAX_SHOWN]) + (f"; and {len(problems) - MAX_SHOWN} more" if len(problems) > MAX_SHOWN else "")
         raise AdapterError(f"adapter in {str(folder)!r} does not fit base {base.name!r}: {shown}")
-    stabilised = bool(config.get("use_rslora"))
     weights = {}
     for name, pair in pairs.items():
-        rank, alpha = pair["A"].shape[0], float(_pattern(config, "alpha_pattern", name, config["lora_alpha"]))
         magnitude = pair["magnitude"].float() if "magnitude" in pair else None
-        scale = alpha / (rank**0.5 if stabilised else rank)
+        scale = config.scale_of(name, pair["A"].shape[0])
         weights[name] = LoRAWeights(a=pair["A"].float(), b=pair["B"].float(), scale=scale, magnitude=magnitude)
     ranks = {name: own.a.shape[0] for name, own in weights.items()}
     rank = max(ranks.values())
     found = LoRAConfig(
         rank=rank,
-        alpha=float(config["lora_alpha"]),
+        alpha=config.alpha,
         target_modules=tuple(weights),
         ranks={name: own for name, own in ranks.items() if own != rank},
-        kind="dora" if config.get("use_dora") else "lora",
-        rank_stabilised=stabilised,
+        kind="dora" if config.is_dora else "lora",
+        rank_stabilised=config.is_rank_stabilised,
     )
     return LoRA(config=found, weights=weights)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_tensors(folder: Path, base: Base) -> Mapping[str, torch.Tensor]:
+    """An adapter's tensors, once their file says that they can be those of one for this base.
+
+    Raises:
+        AdapterError: if it does not, or is damaged.
+    """
+    path = folder / WEIGHTS_FILE
+    if not path.is_file() and (pickles := sorted(file.name for file in folder.glob("adapter_model.*"))):
+        raise AdapterError(f"adapter in {str(folder)!r} is {pickles[0]!r}, which may run code when it is read: save it as {WEIGHTS_FILE}")
+    widths = sum(layer.in_features + 2 * layer.out_features for layer in base.layers.values())
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
-        raise AdapterError(f"adapter in {str(folder)!r}: {CONFIG_FILE} cannot be read ({exc})") from exc
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA" or "lora_alpha" not in config:
-        raise AdapterError(
-            f"adapter in {str(folder)!r} is no LoRA adapter in PEFT's format: {CONFIG_FILE} needs peft_type LORA and lora_alpha"
-        )
-    asked = [what for key, what in UNSUPPORTED.items() if config.get(key)]
-    if asked:
-        raise AdapterError(f"adapter in {str(folder)!r} uses {', '.join(asked)}, which Lorimer does not serve")
-    return config
+        if (size := path.stat().st_size) > (most := 4 * MAX_RANK * widths + MAX_HEADER_BYTES):
+            raise ValueError(f"{size} bytes, of an adapter for {base.name!r} there can be {most}")
+        _check_header(path)
+        return load_file(path)
+    except (OSError, ValueError, SafetensorError, RecursionError) as exc:
+        raise AdapterError(f"adapter in {str(folder)!r}: {WEIGHTS_FILE} is missing or damaged ({exc})") from exc
+
+
+def _check_header(path: Path) -> None:
+    """What safetensors' own reader lets pass: names that stand there twice, and numbers that are no weights.
+
+    Raises:
+        ValueError: if there are any.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > MAX_HEADER_BYTES:
+            raise ValueError(f"its header would be {length} bytes long")
+        header = json.loads(file.read(length), object_pairs_hook=_without_twins)
+    entries = header.items() if isinstance(header, dict) else ()
+    dtypes = {name: entry.get("dtype") for name, entry in entries if isinstance(entry, dict) and name != "__metadata__"}
+    if wrong := [f"{name!r} is of {dtype!r}" for name, dtype in dtypes.items() if dtype not in DTYPES]:
+        raise ValueError(f"{wrong[0][:MAX_NAME_LEN]}, weights are of {', '.join(DTYPES)}")
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in its header")
+    return found
 
 
 def _pair(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, dict[str, torch.Tensor]], list[str]]:
@@ -175,18 +203,18 @@ def _pair(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, dict[str, torc
     for key, tensor in tensors.items():
         match = re.fullmatch(re.escape(PREFIX) + r"(.+)\.lora_(?:([AB])\.weight|magnitude_vector)", key)
         if match is None or tensor.ndim != (2 if match[2] else 1):
-            problems.append(f"tensor {key!r} is not a two-dimensional lora_A or lora_B weight")
+            problems.append(f"tensor {key[:MAX_NAME_LEN]!r} is not a two-dimensional lora_A or lora_B weight")
         else:
             pairs.setdefault(match[1], {})[match[2] or "magnitude"] = tensor
     return pairs, problems if tensors else ["the file holds no tensors"]
 
 
-def _misfits(pairs: Mapping[str, Mapping[str, torch.Tensor]], layers: Mapping[str, LoRALinear]) -> list[str]:
+def _misfits(pairs: Mapping[str, Mapping[str, torch.Tensor]], layers: Mapping[str, LoRALinear], config: PeftConfig) -> list[str]:
     problems = []
     for name, pair in pairs.items():
         layer = layers.get(name)
         if layer is None:
-            problems.append(f"the base has no linear layer {name!r}")
+            problems.append(f"the base has no linear layer {name[:MAX_NAME_LEN]!r}")
         elif not {"A", "B"} <= set(pair):
             problems.append(f"{name!r} has only its {', '.join(pair)} part")
         else:
@@ -195,16 +223,12 @@ def _misfits(pairs: Mapping[str, Mapping[str, torch.Tensor]], layers: Mapping[st
             wanted = (rank, layer.in_features), (layer.out_features, rank)
             if found != wanted:
                 problems.append(f"{name!r} has shapes {found[0]} and {found[1]}, the base needs {wanted[0]} and {wanted[1]}")
+            elif not 1 <= rank <= MAX_RANK:
+                problems.append(f"{name!r} has rank {rank}, ranks are 1 to {MAX_RANK}")
+            elif (declared := config.rank_of(name)) not in (None, rank):
+                problems.append(f"{name!r} has rank {rank}, {CONFIG_FILE} says {declared}")
             if "magnitude" in pair and pair["magnitude"].shape != (layer.out_features,):
                 problems.append(f"{name!r} has magnitudes for {pair['magnitude'].shape[0]} outputs, the base needs {layer.out_features}")
             if not all(bool(torch.isfinite(tensor).all()) for tensor in pair.values()):
                 problems.append(f"{name!r} holds values that are not finite")
     return problems
-
-
-def _pattern(config: Mapping[str, Any], key: str, name: str, default: float) -> float:
-    """PEFT's per-layer override: a pattern counts when it matches the end of the layer's name at a dot."""
-    for pattern, value in (config.get(key) or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", name):
-            return float(value)
-    return default

@@ -42,12 +42,13 @@ class Registry:
 
         Raises:
             UsageError: if the name cannot be one.
-            AdapterError: if files are missing.
+            AdapterError: if files are missing, or symbolic links.
             IntegrityError: if other bytes lie where these belong.
         """
         if not re.fullmatch(NAME_PATTERN, new.name):
             raise UsageError(f"{new.name!r} cannot name an adapter: use up to 63 of a-z, 0-9, - and _, starting with a letter or digit")
         digest = digest_of_folder(new.source)
+        _refuse_links(new.source, COMPANIONS)
         path = _keep_files(new, digest)
         num_tries = 0
         while True:
@@ -211,17 +212,24 @@ def digest_of_folder(path: Path) -> str:
     """The digest of an adapter: SHA-256 over its two files' names and SHA-256.
 
     Raises:
-        AdapterError: if one is missing.
+        AdapterError: if one is missing, or is elsewhere: what a link points at can change without the folder's knowing.
     """
-    missing = [file for file in FILES if not (path / file).is_file()]
-    if missing:
+    if missing := [file for file in FILES if not (path / file).is_file()]:
         raise AdapterError(f"{str(path)!r} is not an adapter's folder: {' and '.join(missing)} missing; give the folder a run has written")
+    _refuse_links(path, FILES)
     return digest_of({file: digest_of_file(path / file) for file in FILES})
+
+
+def _refuse_links(path: Path, files: Iterable[str]) -> None:
+    if links := [file for file in files if (path / file).is_symlink()]:
+        raise AdapterError(f"{' and '.join(links)} in {str(path)!r} are symbolic links: put the files themselves there (`cp -rL`)")
 
 
 def _keep_files(new: NewVersion, digest: str) -> Path:
     """Copy an adapter and its companions to the folder named by its digest, unless they are there."""
     path = home() / "adapters" / digest[:16]
+    if path.is_symlink():
+        raise IntegrityError(f"{str(path)!r} is a symbolic link, adapters lie there themselves: remove it, try again")
     if not path.is_dir():
         with new_folder(path) as folder:
             for file in (*FILES, *(name for name in COMPANIONS if (new.source / name).is_file())):

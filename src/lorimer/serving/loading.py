@@ -19,7 +19,7 @@ from lorimer.inference.fingerprint import Fingerprint, Prober, norms_of, read_fi
 from lorimer.model.adapter import load_adapter, read_lock
 from lorimer.model.lora import LoRA
 from lorimer.model.machine import give_back_threads
-from lorimer.registry.registry import digest_of_folder
+from lorimer.registry.registry import FILES, digest_of_folder
 
 logger = logging.getLogger(__name__)
 
@@ -96,10 +96,14 @@ class AdapterLoader:
         self._states[digest] = state = state_of(folder)
         if state == bad_state:
             raise QuarantineError(reason)
+        if folder.is_symlink():
+            raise IntegrityError(f"{str(folder)!r} is a symbolic link, adapters lie there themselves: restore the folder")
         found = digest_of_folder(folder)
         if found != digest:
             raise IntegrityError(f"the files in {str(folder)!r} have digest {found[:12]}, registered was {digest[:12]}: restore them")
         lora = load_adapter(folder, self.base)
+        if not {own for own in state if own[0] in FILES} <= set(state_of(folder)):
+            raise IntegrityError(f"the files in {str(folder)!r} changed while they were read: try again")
         fingerprint = self._read_fingerprint(digest, folder)
         return Reading(lora=self.pool.prepare(lora), norms=norms_of(lora, self.pool.dense_weight), fingerprint=fingerprint)
 
