@@ -36,13 +36,15 @@ def test_what_was_unloaded_is_loaded_again_when_it_is_asked_for(client: TestClie
 @pytest.mark.parametrize(
     ("body", "status", "param", "said"),
     [
-        ({"lora_name": "helpdesk", "lora_path": "/etc/passwd"}, 400, "lora_path", "lorimer adapters import"),
+        ({"lora_name": "helpdesk", "lora_path": "/etc/passwd"}, 400, "lora_path", "on the server's own machine"),
         ({"lora_name": "helpdesk", "lora_path": ""}, 400, "lora_path", "never taken"),
         ({"lora_name": "helpdesk", "lora_path": {"a": 1}}, 400, "lora_path", "never taken"),
         ({"lora_name": "helpdesk", "load_inplace": True}, 400, "load_inplace", "never changes"),
         ({"lora_name": "helpdesk", "force": True}, 400, "force", "unknown field"),
         ({"lora_name": "base"}, 400, "lora_name", "always loaded"),
-        ({"lora_name": "helpdesk+billing"}, 400, "lora_name", "name one adapter"),
+        ({"lora_name": "helpdesk+billing"}, 400, "lora_name", "several adapters: name one adapter"),
+        ({"lora_name": "helpdesk*0.5"}, 400, "lora_name", "'helpdesk@v1*0.5' is an adapter with a scale"),
+        ({"lora_name": "auto"}, 404, "lora_name", "does not exist"),
         ({"lora_name": "nobody"}, 404, "lora_name", "does not exist"),
         ({"lora_name": "../../etc/passwd"}, 404, "lora_name", "does not exist"),
         ({"lora_name": ""}, 400, "lora_name", ""),

@@ -58,7 +58,7 @@ class AdapterPool:
         """An adapter in the base's precision, DoRA's magnitudes as what they multiply outputs by.
 
         Raises:
-            AdapterError: if it holds numbers that are not finite, or so large that products would not be, or is larger than the pool.
+            AdapterError: if it holds numbers that are not finite, or so large that products would not be.
         """
         ready = lora.to(dtype=self.base.dtype, device=self.base.device)
         broken = [name for name, own in ready.weights.items() if not _is_finite(own)]
@@ -67,8 +67,6 @@ class AdapterPool:
         if large := [name for name, own in ready.weights.items() if _largest(own) > MAX_WEIGHT]:
             found = f"{len(large)} layers hold numbers beyond {MAX_WEIGHT:.0f}, {large[0]!r} first"
             raise AdapterError(f"{found}: training makes none such; train the adapter again")
-        if (num_bytes := bytes_of(ready)) > self.max_bytes:
-            raise AdapterError(f"it takes {num_bytes / 1e6:.0f} MB of memory, all adapters together may take {self.max_bytes / 1e6:.0f} MB")
         return LoRA(config=ready.config, weights={name: self._normed(name, own) for name, own in ready.weights.items()})
 
     def add(self, digest: str, lora: LoRA) -> None:

@@ -19,7 +19,7 @@ from lorimer.serving.grants import Caller, Grant
 from lorimer.serving.keys import ApiKey, Keys
 from lorimer.serving.limits import Limits
 from lorimer.serving.metrics import Metrics
-from lorimer.serving.refusals import ApiError
+from lorimer.serving.refusals import ApiError, shown
 from lorimer.serving.resolve import Models
 from lorimer.serving.visible import models_for
 from lorimer.storage import canonical_json
@@ -129,6 +129,12 @@ class BodyLimit:
         """One request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
+            return
+        encoding = Headers(scope=scope).get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            message = f"bodies are read as they are, not {shown(encoding)!r}: send it without `content-encoding`"
+            headers = {"accept-encoding": "identity", "connection": "close"}  # what is left of the body is not read
+            await error_response(ApiError(415, message, code="unsupported_encoding", headers=headers))(scope, receive, send)
             return
         state = scope.setdefault("state", {})
         own = state["caller"].grant.max_body_bytes if "caller" in state else None

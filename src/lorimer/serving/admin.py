@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/plain": {}}},
-    **{status: {"model": ErrorReply} for status in (400, 401, 403, 404, 413, 429, 500, 503)},
+    **{status: {"model": ErrorReply} for status in (400, 401, 403, 404, 413, 415, 429, 500, 503)},
 }
 
 
@@ -77,8 +77,8 @@ def _check_files_are_ours(body: LoadRequest) -> None:
     if body.lora_path is not None:
         raise ApiError(
             400,
-            "`lora_path` is never taken from a client: adapters are registered by `lorimer adapters import` or by training, "
-            "and named here by `lora_name` alone",
+            "`lora_path` is never taken from a client: adapters are registered on the server's own machine, and named here by "
+            "`lora_name` alone",
             param="lora_path",
             code="path_not_allowed",
         )
@@ -97,8 +97,9 @@ def _find_adapter(models: Models, name: str) -> TargetPart:
     except ApiError as exc:
         exc.param = exc.param and "lora_name"
         raise
-    if len(target.parts) != 1:
-        what = "several adapters" if target.parts else "the base, which is always loaded"
+    if len(target.parts) != 1 or target.is_composed:
+        scaled = "an adapter with a scale, which is a request's" if target.parts else "the base, which is always loaded"
+        what = "several adapters" if len(target.parts) > 1 else scaled
         raise ApiError(400, f"{target.id!r} is {what}: name one adapter", param="lora_name", code="invalid_value")
     return target.parts[0]
 

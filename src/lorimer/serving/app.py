@@ -48,7 +48,8 @@ def create_app(worker: EngineWorker, registry: Registry, *, no_keys: bool = Fals
     metrics = Metrics(worker, names=registry.names_by_digest)
     keys = Keys(registry.engine)
     limits = Limits(max_running=worker.engine.config.max_sequences, max_waiting=max_waiting, count=metrics.count_limited)
-    app = FastAPI(title="Lorimer", docs_url=None, redoc_url=None, lifespan=_lifespan)  # their pages load scripts from elsewhere
+    # no pages of documentation, which load scripts from elsewhere, and no redirects, which say whatever `Host` a client sent
+    app = FastAPI(title="Lorimer", docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_lifespan)
     app.state.worker, app.state.models, app.state.keys, app.state.no_keys = worker, models, keys, no_keys
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(Access, keys=keys, limits=limits, models=models, metrics=metrics, no_keys=no_keys)  # the outer one
@@ -143,6 +144,7 @@ def _add_error_shapes(app: FastAPI, metrics: Metrics) -> None:
     @app.exception_handler(HTTPException)
     async def refuse_route(request: Request, exc: HTTPException) -> Response:
         said = {
+            400: "the body cannot be read: send JSON, in UTF-8 and nested a few hundred levels deep at most",
             404: f"no route {request.method} {shown(request.url.path)}",
             405: f"{shown(request.url.path)} does not take {request.method}",
         }
@@ -164,6 +166,6 @@ def _json(body: bytes, *, status: int = 200) -> Response:
     return Response(body, status_code=status, media_type="application/json")
 
 
-ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorReply} for status in (400, 401, 403, 404, 413, 429, 500, 503)}
+ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorReply} for status in (400, 401, 403, 404, 413, 415, 429, 500, 503)}
 KEYED = [Depends(HTTPBearer(auto_error=False, description="An API key, where the server asks for one"))]
 """For the OpenAPI document alone: keys are looked at before any route."""

@@ -1,11 +1,15 @@
 """What all request bodies have in common: strict parts, valid Unicode, fields that ask for nothing."""
 
+import math
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 INT64 = 2**63
+MAX_DEPTH = 64
+
+T = TypeVar("T")
 
 
 def _check_unicode(text: str) -> str:
@@ -18,22 +22,32 @@ def _check_unicode(text: str) -> str:
     return text
 
 
-def _check_json_unicode(value: Any) -> Any:
-    """The same for all text in a JSON value."""
-    if isinstance(value, str):
-        _check_unicode(value)
-    elif isinstance(value, Mapping):
-        for key, own in value.items():
-            _check_unicode(key)
-            _check_json_unicode(own)
-    elif isinstance(value, list):
-        for own in value:
-            _check_json_unicode(own)
-    return value
+def check_json(value: T) -> T:
+    """The same for all text in a JSON value, which is not nested deeper than anybody means it either.
+
+    Raises:
+        ValueError: if it is not so.
+    """
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):  # level by level: a stranger's depth is not to be that of our own calls
+        inner: list[Any] = []
+        for own in level:
+            if isinstance(own, str):
+                _check_unicode(own)
+            elif isinstance(own, Mapping):
+                inner += [*own.keys(), *own.values()]
+            elif isinstance(own, list):
+                inner += own
+            elif isinstance(own, float) and not math.isfinite(own):
+                raise ValueError("holds a number that is not finite: JSON has none")
+        if not inner:
+            return value
+        level = inner
+    raise ValueError(f"is nested deeper than {MAX_DEPTH} levels")
 
 
 Text = Annotated[str, AfterValidator(_check_unicode)]
-JsonObject = Annotated[dict[str, Any], AfterValidator(_check_json_unicode)]
+JsonObject = Annotated[dict[str, Any], AfterValidator(check_json)]
 
 
 class RequestPart(BaseModel):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from lorimer.model.turns import ToolCall, Turn
-from lorimer.serving.body import JsonObject, RequestPart, Text, without_neutral
+from lorimer.serving.body import JsonObject, RequestPart, Text, check_json, without_neutral
 
 NAME_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 NEUTRAL_IN_MESSAGE: dict[str, tuple[Any, ...]] = {"tool_calls": ([],), "annotations": ([],)}
@@ -38,6 +38,7 @@ class CalledFunction(RequestPart):
             value = None
         if not isinstance(value, dict):
             raise ValueError("must be a JSON object, as text")
+        check_json(value)
         return text
 
 
