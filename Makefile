@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test check install lock format size clean test-quality bench-train bench-claims bench-xsid bench-plan bench-serve help
+.PHONY: quickstart test check install lock format size clean test-quality test-clients fuzz bench-train bench-claims bench-xsid bench-plan bench-serve help
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -31,6 +31,18 @@ check: $(INSTALLED) ## lint, format, types, import contract
 
 test-quality: $(INSTALLED) ## the slow ones: the real base learns the help desk
 	$(BIN)/pytest -m real_base
+
+test-clients: $(INSTALLED) .venv-clients ## LangChain's and LlamaIndex's classes against a server of ours
+	PYTHONPATH=src .venv-clients/bin/python -m pytest tests/serving/test_frameworks.py
+
+# theirs want an older openai: an environment of its own, which sees what is not in it in ours
+.venv-clients: tests/clients.txt $(INSTALLED)
+	rm -rf .venv-clients && $(PYTHON) -m venv .venv-clients
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > `echo .venv-clients/lib/python3.*/site-packages`/ours.pth
+	.venv-clients/bin/pip install --quiet --disable-pip-version-check -r tests/clients.txt
+
+fuzz: $(INSTALLED) ## 2,000 requests a route, made from the API's own document; half an hour
+	$(BIN)/pytest -m fuzz -s
 
 bench-train: $(INSTALLED) .venv-peers ## training beside TRL and a tuned PEFT loop; most of an hour
 	$(BIN)/python bench/train.py
@@ -67,4 +79,4 @@ size: ## lines of each room, source and tests
 	@printf '%-16s %6s\n' tests $$(find tests -name '*.py' | xargs cat | wc -l)
 
 clean: ## remove what make made
-	rm -rf .venv .venv-peers bench/.work .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/lorimer.egg-info
+	rm -rf .venv .venv-peers .venv-clients bench/.work .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/lorimer.egg-info
