@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from lorimer.errors import AccessError, NotFoundError, UsageError
 from lorimer.registry.audit import read_audit
 from lorimer.registry.registry import Registry
+from lorimer.serving import keys as keys_module
 from lorimer.serving.grants import Grant, Quota, describe_quota
 from lorimer.serving.keys import KEY_PATTERN, Keys, NewKey
 
@@ -244,3 +245,21 @@ def test_quota_in_words() -> None:
         "60 requests/min, 20,000 tokens/min, 4 at once"
     )
     assert describe_quota(Quota()) == "no limits"
+
+
+def test_two_first_keys_of_a_tenant_at_the_same_time_are_both_made(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the database lets two writers in at once (PostgreSQL), the second saw no tenant, and then finds it there."""
+    make(keys, "first", quota=Quota(concurrency=3))
+    read, looks = keys_module._read_quota, iter([True])
+
+    def look_too_early(connection: Any, tenant: str) -> Quota | None:
+        return None if next(looks, False) else read(connection, tenant)
+
+    monkeypatch.setattr(keys_module, "_read_quota", look_too_early)
+    second = make(keys, "second")
+    assert second.key.quota == Quota(concurrency=3)
+    assert keys.authenticate(second.text).name == "second"
+    assert [entry.action for entry in read_audit(keys.engine)].count("create_key") == 2
+    looks = iter([True])
+    with pytest.raises(UsageError, match="has 3 at once already"):
+        make(keys, "third", quota=Quota(concurrency=4))

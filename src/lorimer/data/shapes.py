@@ -218,7 +218,7 @@ def _read_messages(row: Row, shape: Shape) -> tuple[Message, ...]:
 def _read_preference(row: Row, shape: Shape) -> tuple[tuple[Message, ...], str]:
     """The conversation that ends with the better answer, and the worse answer to the same prompt.
 
-    https://huggingface.co/docs/trl/dataset_formats, https://platform.openai.com/docs/guides/direct-preference-optimization
+    In the forms of TRL's documentation ("Dataset formats") and of OpenAI's ("Direct preference optimization").
     """
     chosen, rejected = shape.columns["completion"], shape.columns["rejected"]
     prompt = _read_prompt(row, shape)
@@ -261,10 +261,7 @@ def _bare(messages: tuple[Message, ...]) -> tuple[tuple[Role, str], ...]:
 
 
 def _read_side(row: Row, column: str, role: Role) -> tuple[Message, ...]:
-    """One side of a pair: a text, or a list of turns as in TRL's conversational prompt-completion format.
-
-    https://huggingface.co/docs/trl/dataset_formats
-    """
+    """One side of a pair: a text, or a list of turns as in TRL's conversational prompt-completion format ("Dataset formats")."""
     value = row[column]
     if isinstance(value, list):
         return _read_turns(value, column, "role", "content", ROLE_OF)

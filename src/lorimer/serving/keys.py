@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Engine, RowMapping, Select, insert, select, update
+from sqlalchemy.exc import IntegrityError as UniqueViolation
 
 from lorimer.database import begin_write
 from lorimer.errors import AccessError, NotFoundError, UsageError
@@ -114,13 +115,10 @@ class Keys:
             "created_by": actor or current_actor(),
             "expires_at": None if days is None else _iso(self.clock() + timedelta(days=days)),
         }
-        with begin_write(self.engine) as connection:
-            self._keep_tenant(connection, tenant, quota)
-            connection.execute(insert(api_keys).values(row))
-            details = {"prefix": prefix, "name": name, **asdict(grant), "adapters": list(grant.adapters), "expires_at": row["expires_at"]}
-            record(connection, actor=actor, action="create_key", subject=tenant, details=details)
-            (key,) = _read(connection, _select_keys().where(api_keys.c.prefix == prefix))
-        return NewKey(key=key, text=text)
+        try:
+            return NewKey(key=self._add(row, quota, actor), text=text)
+        except UniqueViolation:  # another process made the tenant at the same moment: now it is there, with the quota it was given
+            return NewKey(key=self._add(row, quota, actor), text=text)
 
     def list_keys(self) -> tuple[ApiKey, ...]:
         """Every key, oldest first."""
@@ -228,6 +226,16 @@ class Keys:
         """Write down that a key was used."""
         with begin_write(self.engine) as connection:
             connection.execute(update(api_keys).where(api_keys.c.prefix == key.prefix).values(last_used_at=self.now))
+
+    def _add(self, row: dict[str, Any], quota: Quota, actor: str | None) -> ApiKey:
+        """Keep a key, and its tenant if it is the first."""
+        with begin_write(self.engine) as connection:
+            self._keep_tenant(connection, row["tenant"], quota)
+            connection.execute(insert(api_keys).values(row))
+            details = {key: value for key, value in row.items() if key not in ("digest", "tenant", "created_at", "created_by")}
+            record(connection, actor=actor, action="create_key", subject=row["tenant"], details=details)
+            (key,) = _read(connection, _select_keys().where(api_keys.c.prefix == row["prefix"]))
+        return key
 
     def _keep_tenant(self, connection: Connection, tenant: str, quota: Quota) -> None:
         """Make a tenant, or see that what is asked for it is what it has."""
