@@ -132,9 +132,9 @@ class BodyLimit:
             return
         encoding = Headers(scope=scope).get("content-encoding", "identity")
         if encoding.lower() != "identity":
-            message = f"bodies are read as they are, not {shown(encoding)!r}: send it without `content-encoding`"
+            refusal = f"bodies are read as they are, not {shown(encoding)!r}: send it without `content-encoding`"
             headers = {"accept-encoding": "identity", "connection": "close"}  # what is left of the body is not read
-            await error_response(ApiError(415, message, code="unsupported_encoding", headers=headers))(scope, receive, send)
+            await error_response(ApiError(415, refusal, code="unsupported_encoding", headers=headers))(scope, receive, send)
             return
         state = scope.setdefault("state", {})
         own = state["caller"].grant.max_body_bytes if "caller" in state else None

@@ -15,17 +15,14 @@ from pydantic import Field
 from lorimer.errors import AdapterError, EngineError, IntegrityError, QuarantineError
 from lorimer.serving.access import require_admin
 from lorimer.serving.body import RequestPart, Text
+from lorimer.serving.document import ADMIN_ERRORS, KEYED, TEXT
 from lorimer.serving.refusals import ApiError
-from lorimer.serving.replies import ErrorReply
 from lorimer.serving.resolve import Models, TargetPart
 from lorimer.serving.worker import EngineWorker
 
 logger = logging.getLogger(__name__)
 
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/plain": {}}},
-    **{status: {"model": ErrorReply} for status in (400, 401, 403, 404, 413, 415, 429, 500, 503)},
-}
+ADMIN = [*KEYED, Depends(require_admin)]
 
 
 class LoadRequest(RequestPart):
@@ -48,7 +45,7 @@ class UnloadRequest(RequestPart):
 def add_admin_routes(app: FastAPI, worker: EngineWorker) -> None:
     """The two routes."""
 
-    @app.post("/v1/load_lora_adapter", responses=RESPONSES, response_class=PlainTextResponse, dependencies=[Depends(require_admin)])
+    @app.post("/v1/load_lora_adapter", responses=TEXT | ADMIN_ERRORS, response_class=PlainTextResponse, dependencies=ADMIN)
     async def load_adapter(body: LoadRequest, request: Request) -> Response:
         """Make a registered adapter resident."""
         _check_files_are_ours(body)
@@ -60,7 +57,7 @@ def add_admin_routes(app: FastAPI, worker: EngineWorker) -> None:
         logger.info("key %r loaded %s", request.state.key_prefix, adapter.id)
         return PlainTextResponse(f"Success: LoRA adapter '{adapter.id}' added successfully.")
 
-    @app.post("/v1/unload_lora_adapter", responses=RESPONSES, response_class=PlainTextResponse, dependencies=[Depends(require_admin)])
+    @app.post("/v1/unload_lora_adapter", responses=TEXT | ADMIN_ERRORS, response_class=PlainTextResponse, dependencies=ADMIN)
     async def unload_adapter(body: UnloadRequest, request: Request) -> Response:
         """Free an adapter's memory once the requests that use it have ended."""
         adapter = await asyncio.to_thread(_find_adapter, request.state.models, body.lora_name)

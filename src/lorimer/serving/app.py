@@ -6,11 +6,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.security import HTTPBearer
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
@@ -20,16 +19,16 @@ from lorimer.serving.access import Access, BodyLimit, error_response, require_ad
 from lorimer.serving.admin import add_admin_routes
 from lorimer.serving.candidates import Candidates
 from lorimer.serving.completions import Completions
+from lorimer.serving.document import ANSWERED, HEALTH, KEYED, READ_ERRORS, STREAMED, TEXT, describe, errors
 from lorimer.serving.generate import GenerateRequest
 from lorimer.serving.keys import Keys
 from lorimer.serving.limits import MAX_WAITING, Limits, estimate_tokens, num_answers
 from lorimer.serving.metrics import Metrics
 from lorimer.serving.protocol import ChatCompletionRequest, CompletionRequest
 from lorimer.serving.refusals import ApiError, describe_invalid, shown
-from lorimer.serving.replies import ChatCompletion, Completion, ErrorReply, Generated, ModelCard, ModelList
+from lorimer.serving.replies import ChatCompletion, Completion, Generated, Health, ModelCard, ModelList
 from lorimer.serving.resolve import Models
 from lorimer.serving.worker import EngineWorker
-from lorimer.storage import canonical_json
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +58,7 @@ def create_app(worker: EngineWorker, registry: Registry, *, no_keys: bool = Fals
     add_admin_routes(app, worker)
     _add_state_routes(app, worker, metrics, asks_keys=not no_keys)
     _add_error_shapes(app, metrics)
+    app.openapi = describe(app)  # type: ignore[method-assign]  # as FastAPI has it changed
     return app
 
 
@@ -71,17 +71,17 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _add_generation_routes(app: FastAPI, completions: Completions, limits: Limits) -> None:
-    @app.post("/v1/chat/completions", response_model=ChatCompletion, responses=ERRORS, dependencies=KEYED)
+    @app.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMED, dependencies=KEYED)
     async def chat(body: ChatCompletionRequest, request: Request) -> Response:
         """Answer a conversation."""
         return await answer(body, request)
 
-    @app.post("/v1/completions", response_model=Completion, responses=ERRORS, dependencies=KEYED)
+    @app.post("/v1/completions", response_model=Completion, responses=STREAMED, dependencies=KEYED)
     async def complete(body: CompletionRequest, request: Request) -> Response:
         """Continue a text."""
         return await answer(body, request)
 
-    @app.post("/generate", response_model=Generated, responses=ERRORS, dependencies=KEYED)
+    @app.post("/generate", response_model=Generated, responses=ANSWERED, dependencies=KEYED)
     async def generate(body: GenerateRequest, request: Request) -> Response:
         """Continue a text, asked as text-generation-inference and LoRAX are."""
         return await answer(body.to_completion(), request)
@@ -99,31 +99,36 @@ def _add_generation_routes(app: FastAPI, completions: Completions, limits: Limit
 
 
 def _add_model_routes(app: FastAPI) -> None:
-    @app.get("/v1/models", response_model=ModelList, dependencies=KEYED)
+    @app.get("/v1/models", response_model=ModelList, responses=READ_ERRORS, dependencies=KEYED)
     def list_models(request: Request) -> Response:
         """Everything `model` may name: the base; adapters by name, alias and version. Where keys are in force, what the key may use."""
         return _json(ModelList(object="list", data=request.state.models.cards()).to_bytes())
 
-    @app.get("/v1/models/{model:path}", response_model=ModelCard, responses=ERRORS, dependencies=KEYED)
+    @app.get("/v1/models/{model:path}", response_model=ModelCard, responses=READ_ERRORS | errors(400, 404), dependencies=KEYED)
     def show_model(model: str, request: Request) -> Response:
         """One of them."""
         return _json(request.state.models.card(model).to_bytes())
 
 
 def _add_state_routes(app: FastAPI, worker: EngineWorker, metrics: Metrics, *, asks_keys: bool) -> None:
-    @app.get("/healthz")
+    @app.get("/healthz", response_model=Health, responses=HEALTH)
     def health() -> Response:
         """Whether requests are answered."""
-        state = {
-            "status": "ok" if worker.is_running else "stopped",
-            "base": worker.engine.base.name,
-            "adapters_resident": worker.num_resident,
-            "running": worker.num_running,
-            "waiting": worker.num_waiting,
-        }
-        return _json(canonical_json(state), status=200 if worker.is_running else 503)
+        state = Health(
+            status="ok" if worker.is_running else "stopped",
+            base=worker.engine.base.name,
+            adapters_resident=worker.num_resident,
+            running=worker.num_running,
+            waiting=worker.num_waiting,
+        )
+        return _json(state.to_bytes(), status=200 if worker.is_running else 503)
 
-    @app.get("/metrics", dependencies=[*KEYED, Depends(require_admin)] if asks_keys else [])
+    @app.get(
+        "/metrics",
+        response_class=PlainTextResponse,
+        responses=TEXT | READ_ERRORS | errors(403),
+        dependencies=[*KEYED, Depends(require_admin)] if asks_keys else [],
+    )
     def show_metrics() -> Response:
         """Prometheus' text. It names tenants and adapters: where keys are in force, one that may administer is needed."""
         return Response(metrics.to_text(), media_type=CONTENT_TYPE_LATEST)
@@ -164,8 +169,3 @@ def _add_error_shapes(app: FastAPI, metrics: Metrics) -> None:
 
 def _json(body: bytes, *, status: int = 200) -> Response:
     return Response(body, status_code=status, media_type="application/json")
-
-
-ERRORS: dict[int | str, dict[str, Any]] = {status: {"model": ErrorReply} for status in (400, 401, 403, 404, 413, 415, 429, 500, 503)}
-KEYED = [Depends(HTTPBearer(auto_error=False, description="An API key, where the server asks for one"))]
-"""For the OpenAPI document alone: keys are looked at before any route."""

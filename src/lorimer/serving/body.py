@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 INT64 = 2**63
 MAX_DEPTH = 64
 
 T = TypeVar("T")
+
+Neutral = Mapping[str, tuple[Any, ...]]
 
 
 def _check_unicode(text: str) -> str:
@@ -51,12 +54,35 @@ JsonObject = Annotated[dict[str, Any], AfterValidator(check_json)]
 
 
 class RequestPart(BaseModel):
-    """Base of what strangers send: unknown fields are errors, nothing is converted, values do not change after reading."""
+    """Base of what strangers send: unknown fields are errors, nothing is converted, values do not change after reading.
+
+    A field that is null, or that has a value which asks for nothing, is as good as left out; the JSON schema says so too.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    neutral: ClassVar[Neutral] = {}
+    """Values that ask for nothing, by field: leaving them out changes no answer. Some fields are honoured with no others."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_neutral(cls, value: Any) -> Any:
+        return without_neutral(value, cls.neutral)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The schema of what is taken: with the nulls and the fields that are dropped."""
+        schema = handler(core_schema)
+        own = handler.resolve_ref_schema(schema)
+        fields = own.setdefault("properties", {})
+        for name in fields.keys() - set(own.get("required", ())):
+            fields[name] = {"anyOf": [fields[name], {"enum": [None, *cls.neutral.get(name, ())]}]}
+        for name in cls.neutral.keys() - fields.keys():
+            fields[name] = {"enum": [None, *cls.neutral[name]], "description": "Not honoured: these values ask for nothing"}
+        own["additionalProperties"] = {"type": "null"}
+        return schema
 
 
-def without_neutral(body: Any, neutral: Mapping[str, tuple[Any, ...]]) -> Any:
+def without_neutral(body: Any, neutral: Neutral) -> Any:
     """A JSON object without its nulls and without fields that are not honoured but ask for nothing either."""
     if not isinstance(body, dict):
         return body

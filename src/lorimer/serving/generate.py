@@ -1,13 +1,13 @@
 """`POST /generate`, as text-generation-inference and LoRAX take it: the request for one continuation in other words."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from lorimer.serving.body import INT64, RequestPart, Text, without_neutral
+from lorimer.serving.body import INT64, Neutral, RequestPart, Text
 from lorimer.serving.protocol import CompletionRequest
 
-NEUTRAL_IN_PARAMETERS: dict[str, tuple[Any, ...]] = {
+NEUTRAL_IN_PARAMETERS: Neutral = {
     "best_of": (1,),
     "typical_p": (1,),
     "watermark": (False,),
@@ -28,6 +28,7 @@ class GenerateCompletion(CompletionRequest):
 class GenerateParameters(RequestPart):
     """How to generate."""
 
+    neutral: ClassVar[Neutral] = NEUTRAL_IN_PARAMETERS
     adapter_id: Text | None = Field(None, min_length=1, max_length=1000)
     """The adapter; the base by default."""
     max_new_tokens: int | None = Field(None, ge=1, lt=INT64)
@@ -43,11 +44,6 @@ class GenerateParameters(RequestPart):
     return_full_text: bool | None = None
     ignore_eos_token: bool | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_neutral(cls, value: Any) -> Any:
-        return without_neutral(value, NEUTRAL_IN_PARAMETERS)
-
 
 class GenerateRequest(RequestPart):
     """`POST /generate`"""
@@ -56,11 +52,6 @@ class GenerateRequest(RequestPart):
     parameters: GenerateParameters = GenerateParameters()
     stream: bool = False
     """LoRAX's; streams are those of `/v1/completions`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_nulls(cls, value: Any) -> Any:
-        return without_neutral(value, {})
 
     @model_validator(mode="after")
     def _check(self) -> "GenerateRequest":

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from lorimer.inference.sampling import SamplingParams
-from lorimer.serving.body import INT64, RequestPart, Text, without_neutral
+from lorimer.serving.body import INT64, Neutral, RequestPart, Text, without_neutral
 from lorimer.serving.messages import ResponseFormat
 
 MAX_ANSWERS = 128  # prompts, and answers to each
@@ -22,7 +22,7 @@ MAX_ADAPTERS = 8
 MAX_SCALE = 10.0
 NAMES_OF_BASE = ("", "base")
 
-NEUTRAL: dict[str, tuple[Any, ...]] = {
+NEUTRAL: Neutral = {
     "suffix": ("",),
     "modalities": (["text"],),
     "functions": ([],),
@@ -38,18 +38,14 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "logprobs": (False,),
 }
 """Values that ask for nothing: leaving them out changes no answer, and some fields are honoured with no others."""
-NEUTRAL_IN_STREAM_OPTIONS: dict[str, tuple[Any, ...]] = {"include_obfuscation": (False,), "continuous_usage_stats": (False,)}
+NEUTRAL_IN_STREAM_OPTIONS: Neutral = {"include_obfuscation": (False,), "continuous_usage_stats": (False,)}
 
 
 class StreamOptions(RequestPart):
     """What a stream carries beside its pieces."""
 
+    neutral: ClassVar[Neutral] = NEUTRAL_IN_STREAM_OPTIONS
     include_usage: bool = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_neutral(cls, value: Any) -> Any:
-        return without_neutral(value, NEUTRAL_IN_STREAM_OPTIONS)
 
 
 class NamedAdapter(RequestPart):
@@ -69,7 +65,6 @@ class GenerationRequest(RequestPart):
     """Where what is to be answered stands; named in messages."""
     default_answer_len: ClassVar[int]
     """Tokens of an answer where the client sets no limit."""
-    neutral: ClassVar[dict[str, tuple[Any, ...]]]
     model: Text = Field(min_length=1, max_length=1000)
     """An adapter (`helpdesk`, `helpdesk@v3`, `helpdesk@champion`, `helpdesk@sha256:ab12cd`), several (`sql@v3*0.7+tone`), the base, or
     `auto`."""
@@ -101,7 +96,7 @@ class GenerationRequest(RequestPart):
 
     @model_validator(mode="before")
     @classmethod
-    def _read(cls, value: Any) -> Any:
+    def _drop_neutral(cls, value: Any) -> Any:
         """Leave out what asks for nothing; LoRAX's clients name the adapter in a field of its own."""
         value = without_neutral(value, cls.neutral)
         if isinstance(value, dict) and isinstance(value.get("adapter_id"), str) and value.get("model", "") in NAMES_OF_BASE:

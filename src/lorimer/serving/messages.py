@@ -2,16 +2,16 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from lorimer.model.turns import ToolCall, Turn
-from lorimer.serving.body import JsonObject, RequestPart, Text, check_json, without_neutral
+from lorimer.serving.body import JsonObject, Neutral, RequestPart, Text, check_json, without_neutral
 
 NAME_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
-NEUTRAL_IN_MESSAGE: dict[str, tuple[Any, ...]] = {"tool_calls": ([],), "annotations": ([],)}
-NEUTRAL_IN_FORMAT: dict[str, tuple[Any, ...]] = {"strict": (True, False)}
+NEUTRAL_IN_MESSAGE: Neutral = {"tool_calls": ([],), "annotations": ([],)}
+NEUTRAL_IN_FORMAT: Neutral = {"strict": (True, False)}
 """Every schema is held to strictly."""
 
 
@@ -53,6 +53,7 @@ class Called(RequestPart):
 class ChatMessage(RequestPart):
     """One turn of the conversation asked about."""
 
+    neutral: ClassVar[Neutral] = NEUTRAL_IN_MESSAGE
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | list[TextPart]
     tool_calls: list[Called] = Field([], max_length=128)
@@ -65,7 +66,7 @@ class ChatMessage(RequestPart):
     @model_validator(mode="before")
     @classmethod
     def _drop_neutral(cls, value: Any) -> Any:
-        value = without_neutral(value, NEUTRAL_IN_MESSAGE)
+        value = without_neutral(value, cls.neutral)
         is_call = isinstance(value, dict) and value.get("role") == "assistant" and "tool_calls" in value
         return {"content": "", **value} if is_call else value
 
@@ -91,15 +92,11 @@ class ChatMessage(RequestPart):
 class FunctionDefinition(RequestPart):
     """A function that an answer may call."""
 
+    neutral: ClassVar[Neutral] = NEUTRAL_IN_FORMAT
     name: str = Field(pattern=NAME_PATTERN)
     description: Text = Field("", max_length=10_000)
     parameters: JsonObject = Field(default_factory=dict)
     """A JSON schema of its arguments; none at all by default."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_neutral(cls, value: Any) -> Any:
-        return without_neutral(value, NEUTRAL_IN_FORMAT)
 
     @field_validator("parameters")
     @classmethod
@@ -141,14 +138,10 @@ class NamedTool(RequestPart):
 class JsonSchema(RequestPart):
     """What the answer's JSON is to look like."""
 
+    neutral: ClassVar[Neutral] = NEUTRAL_IN_FORMAT
     name: str = Field(pattern=NAME_PATTERN)
     description: Text = ""
     schema_: JsonObject = Field(alias="schema")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_neutral(cls, value: Any) -> Any:
-        return without_neutral(value, NEUTRAL_IN_FORMAT)
 
 
 class ResponseFormat(RequestPart):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, ValidationError, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
 
 from lorimer.model.turns import Turn
-from lorimer.serving.body import INT64, Text
+from lorimer.serving.body import INT64, Neutral, Text
 from lorimer.serving.generation import MAX_ANSWERS, MAX_LOGPROBS, NEUTRAL, NEUTRAL_IN_STREAM_OPTIONS, GenerationRequest
 from lorimer.serving.messages import (
     NEUTRAL_IN_FORMAT,
@@ -31,7 +31,7 @@ class ChatCompletionRequest(GenerationRequest):
     id_prefix: ClassVar[str] = "chatcmpl-"
     prompt_field: ClassVar[str] = "messages"
     default_answer_len: ClassVar[int] = 1024
-    neutral: ClassVar[dict[str, tuple[Any, ...]]] = NEUTRAL_IN_CHAT
+    neutral: ClassVar[Neutral] = NEUTRAL_IN_CHAT
     messages: list[ChatMessage] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: int | None = Field(None, ge=1, lt=INT64)
     """OpenAI's newer name of `max_tokens`."""
@@ -130,7 +130,7 @@ class CompletionRequest(GenerationRequest):
     id_prefix: ClassVar[str] = "cmpl-"
     prompt_field: ClassVar[str] = "prompt"
     default_answer_len: ClassVar[int] = 16  # OpenAI's
-    neutral: ClassVar[dict[str, tuple[Any, ...]]] = NEUTRAL_IN_COMPLETION
+    neutral: ClassVar[Neutral] = NEUTRAL_IN_COMPLETION
     prompt: Text | list[Text] | list[Annotated[int, Field(ge=0, lt=INT64)]] | list[list[Annotated[int, Field(ge=0, lt=INT64)]]]
     """One text or several, or their token ids."""
     best_of: int | None = Field(None, ge=1, le=MAX_ANSWERS)

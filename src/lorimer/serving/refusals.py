@@ -39,7 +39,8 @@ def describe_invalid(errors: Iterable[Mapping[str, Any]]) -> ApiError:
     """pydantic's findings on a body -> one error that names every field, the first of them as `param`."""
     by_path: dict[str, list[Mapping[str, Any]]] = {}
     for error in islice(errors, MAX_FINDINGS):
-        by_path.setdefault(_path(error["loc"]), []).append(error)
+        path = "" if error["type"] == "json_invalid" else _path(error["loc"])  # which says at which character
+        by_path.setdefault(path, []).append(error)
     paths = [path for path in by_path if not any(other.startswith(f"{path}[") for other in by_path)]  # the deepest are to the point
     message = "; ".join(_describe(path, by_path[path]) for path in paths)
     return ApiError(400, message, param=paths[0] or None, code=_code(by_path[paths[0]][0]["type"], paths[0]))

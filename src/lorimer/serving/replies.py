@@ -190,6 +190,18 @@ class ModelList(Reply):
     data: list[ModelCard]
 
 
+class Health(Reply):
+    """The reply of `/healthz`."""
+
+    status: Literal["ok", "stopped"]
+    base: str
+    adapters_resident: int
+    running: int
+    """Answers in the batch."""
+    waiting: int
+    """Answers that wait for room, or for their adapter."""
+
+
 class ErrorDetail(Reply):
     """Why there is no answer."""
 
