@@ -10,6 +10,8 @@ LorimerError               1  something failed
  |- AdapterError           1  adapter files that do not fit the base
  |- EngineError            1  a request the engine cannot serve
  |   |- CompositionError    1  adapters that do not add up
+ |   |- UnsupportedError    1  something this backend does not do, whoever asks
+ |   |- UnavailableError    1  a backend that does not answer, for now
  |- AccessError            1  an API key that is unknown, revoked or expired
  |- ApiError               1  a request the HTTP API refuses, with its status (serving/refusals.py)
  |- GateFailedError        3  a gate said FAIL, or could not be evaluated (ERROR)
@@ -64,6 +66,18 @@ class EngineError(LorimerError):
 
 class CompositionError(EngineError):
     """Adapters that do not add up: one of them can only answer alone and whole."""
+
+
+class UnsupportedError(EngineError):
+    """What this backend does not do, whoever asks; `field` names what asked for it, where one field did."""
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class UnavailableError(EngineError):
+    """A backend that does not answer, or not in time: asking again later may help."""
 
 
 class AccessError(LorimerError):

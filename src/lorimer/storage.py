@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lorimer.errors import IntegrityError, StorageError
 
@@ -73,7 +73,7 @@ def require_free_bytes(path: Path, num_bytes: int, purpose: str) -> None:
         )
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Write a file whole or not at all: temporary file beside it, flushed to disk, renamed over it."""
     with explain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def write_bytes(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
+            os.chmod(temporary, mode)
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
@@ -119,6 +119,15 @@ def append_jsonl(path: Path, row: Any) -> None:
             os.write(descriptor, canonical_json(row) + b"\n")
         finally:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def open_log(path: Path) -> Iterator[IO[bytes]]:
+    """A file to which another process writes its log, at its end; readable by its owner alone."""
+    with explain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
+            yield file
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:

@@ -7,7 +7,7 @@ import json
 import logging
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,22 +24,29 @@ WHITESPACE = r"[ \n]{0,16}"
 MAX_REASON_LEN = 300
 
 
+class GrammarSource(NamedTuple):
+    """What a grammar was compiled from; of one of these two."""
+
+    schema: Mapping[str, Any] | None = None
+    lark: str | None = None
+
+
 class Grammar:
     """A compiled grammar of one base's tokens."""
 
-    def __init__(self, matcher: LLMatcher, stop_ids: frozenset[int]) -> None:
-        self._matcher, self._stop_ids = matcher, stop_ids
+    def __init__(self, matcher: LLMatcher, stop_ids: frozenset[int], source: "GrammarSource") -> None:
+        self._matcher, self._stop_ids, self.source = matcher, stop_ids, source
 
     def start(self) -> "GrammarConstraint":
         """What holds one answer to it; see `Constraint`."""
-        return GrammarConstraint(self._matcher.deep_copy(), self._stop_ids)
+        return GrammarConstraint(self._matcher.deep_copy(), self._stop_ids, self.source)
 
 
 class GrammarConstraint:
     """One answer's way through a grammar."""
 
-    def __init__(self, matcher: LLMatcher, stop_ids: frozenset[int]) -> None:
-        self._matcher, self._stop_ids = matcher, sorted(stop_ids)
+    def __init__(self, matcher: LLMatcher, stop_ids: frozenset[int], source: GrammarSource) -> None:
+        self._matcher, self._stop_ids, self.source = matcher, sorted(stop_ids), source
 
     @property
     def failure(self) -> str | None:
@@ -95,7 +102,8 @@ class Grammars:
         Raises:
             UsageError: if it describes none, or by words that are not known here; with the reason.
         """
-        return self._compile(LLMatcher.grammar_from_json_schema(json.dumps(with_whitespace(schema))))
+        schema = with_whitespace(schema)
+        return self._compile(LLMatcher.grammar_from_json_schema(json.dumps(schema)), GrammarSource(schema=schema))
 
     def of_lark(self, text: str) -> Grammar:
         """Text that a grammar describes, in llguidance's Lark (github.com/guidance-ai/llguidance, docs/syntax.md).
@@ -103,13 +111,13 @@ class Grammars:
         Raises:
             UsageError: as `of_schema`.
         """
-        return self._compile(LLMatcher.grammar_from_lark(text))
+        return self._compile(LLMatcher.grammar_from_lark(text), GrammarSource(lark=text))
 
-    def _compile(self, grammar: str) -> Grammar:
+    def _compile(self, grammar: str, source: GrammarSource) -> Grammar:
         matcher = LLMatcher(self._tokens_of_base(), grammar, log_level=0)
         if matcher.is_error():
             raise UsageError(_shorten(matcher.get_error()))
-        return Grammar(matcher, self.renderer.stop_ids)
+        return Grammar(matcher, self.renderer.stop_ids, source)
 
     def _tokens_of_base(self) -> LLTokenizer:
         with self._lock:

@@ -25,6 +25,7 @@ from lorimer.inference.composition import alone
 from lorimer.inference.decoder import Decoder
 from lorimer.model.attention import PackedSegments, whole
 from lorimer.model.base import Base
+from lorimer.model.base_text import BaseText, text_of
 from lorimer.model.chat import Renderer
 from lorimer.model.lora import LoRA, LoRAWeights, row_norms
 from lorimer.storage import canonical_json, write_bytes
@@ -105,11 +106,75 @@ class Proof:
     allowed: float = math.nan
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """What a fingerprint's probes are answered now beside what they were; root mean squares of log-probabilities, in nats."""
+
+    control: float
+    """How far the base is from what it answered."""
+    difference: float
+    """How far the adapter is from what it answered."""
+    effect: float
+    """How far the base is from what the adapter answered."""
+    apart: float
+    """How far the adapter is from the base, both now, over the tokens that are likeliest to the base."""
+    size: float
+    """How far the likeliest token stands above the average one: as large as logits are, which are rounded."""
+
+
+def judge(recorded: Fingerprint, found: Replayed, *, dtype: str, num_roundings: float = NUM_ROUNDINGS) -> Proof:
+    """Whether it is the adapter that was registered.
+
+    What the base answers now beside what it answered then says how much of a difference is the machine's.
+    """
+    rounding = num_roundings * max(EPSILON[dtype], EPSILON[recorded.dtype]) * found.size
+    allowed = max(rounding, 3 * found.control)
+    if found.effect > allowed:  # it can be told from the base, so it has to be nearer to itself than to the base
+        allowed = min(allowed, found.effect / 2)
+    reason = None
+    if not found.control <= MAX_CONTROL * found.size:
+        reason = f"the base itself answers otherwise than it did when this was registered, by {found.control:.3g} nats"
+    elif not found.difference <= allowed:
+        reason = f"it answers otherwise than when it was registered, by {found.difference:.3g} nats where rounding makes {allowed:.3g}"
+        if recorded.effect == "visible" and found.apart <= rounding:
+            reason = "it has no effect: it answers as the bare base does"
+    return Proof(reason=reason, difference=found.difference, allowed=allowed)
+
+
+def describe_unlike(recorded: Fingerprint, *, digest: str, base: BaseText, norms: Mapping[str, float] | None = None) -> str | None:
+    """What is seen to be wrong before anything is asked; None if nothing is. Without `norms`, who answers does not tell them."""
+    for what, found, wanted in (
+        ("adapter", digest, recorded.adapter_digest),
+        ("base", base.digest, recorded.base_digest),
+        ("chat template", base.renderer.template_digest, recorded.template_digest),
+    ):
+        if found != wanted:
+            return f"its fingerprint is of {what} {wanted[:12]!r}, this is {found[:12]!r}"
+    if recorded.dtype not in EPSILON or not _can_ask(recorded, base.vocabulary_len):
+        return "its fingerprint cannot be replayed on this base"
+    texts = [probe.prompt_ids for probe in recorded.probes][: len(PROBES)]  # without the conversation: templates may tell the date
+    if recorded.probes_version == PROBES_VERSION and texts != [base.renderer.tokenise_prompt(text) for text in PROBES]:
+        return "the probes are other tokens than when it was registered: the base's tokenizer changed"
+    if norms is None:
+        return None
+    off = [name for name in {**recorded.norms, **norms} if not _is_near(norms.get(name, 0.0), recorded.norms.get(name, 0.0))]
+    if off:
+        found_norm, wanted_norm = norms.get(off[0], 0.0), recorded.norms.get(off[0], 0.0)
+        return f"{len(off)} layers have other weights, {off[0]!r} first (norm {found_norm:.4g}, registered was {wanted_norm:.4g})"
+    return None
+
+
+def _can_ask(recorded: Fingerprint, vocabulary_len: int) -> bool:
+    named = [i for probe in recorded.probes for i in (*probe.prompt_ids, *(i for i, _ in (*probe.adapter, *probe.base)))]
+    return max(named) < vocabulary_len and sum(len(probe.prompt_ids) for probe in recorded.probes) <= MAX_PROBE_TOKENS
+
+
 class Prober:
     """Asks the probes of a base, alone and through an adapter, as one short prefill."""
 
     def __init__(self, base: Base, decoder: Decoder, logits: Callable[[Tensor], Tensor] | None = None) -> None:
         self.base, self.decoder, self.logits = base, decoder, logits or base.head.logits
+        self._text = text_of(base)
         self._base_answers: dict[tuple[tuple[int, ...], ...], Tensor] = {}
 
     def take(self, digest: str, lora: LoRA, norms: Mapping[str, float]) -> Fingerprint:
@@ -145,52 +210,20 @@ class Prober:
         )
 
     def prove(self, digest: str, lora: LoRA, norms: Mapping[str, float], recorded: Fingerprint) -> Proof:
-        """Replay a fingerprint. What the base answers now beside what it answered then says how much of a difference is the machine's."""
-        if reason := self._describe_unlike(digest, norms, recorded):
+        """Replay a fingerprint; see `judge`."""
+        if reason := describe_unlike(recorded, digest=digest, base=self._text, norms=norms):
             return Proof(reason=reason)
         prompts = tuple(probe.prompt_ids for probe in recorded.probes)
         base, own = self._ask_base(prompts), self._ask(prompts, lora)
         tops = [probe.adapter for probe in recorded.probes]
-        control, size = _difference(base, [probe.base for probe in recorded.probes]), _size(base)
-        difference, effect = _difference(own, tops), _difference(base, tops)
-        rounding = NUM_ROUNDINGS * max(EPSILON[_dtype_name(self.base)], EPSILON[recorded.dtype]) * size
-        allowed = max(rounding, 3 * control)
-        if effect > allowed:  # it can be told from the base, so it has to be nearer to itself than to the base
-            allowed = min(allowed, effect / 2)
-        reason = None
-        if not control <= MAX_CONTROL * size:
-            reason = f"the base itself answers otherwise than it did when this was registered, by {control:.3g} nats"
-        elif not difference <= allowed:
-            reason = f"it answers otherwise than when it was registered, by {difference:.3g} nats where rounding makes {allowed:.3g}"
-            if recorded.effect == "visible" and _difference(own, [_top(row) for row in base]) <= rounding:
-                reason = "it has no effect: it answers as the bare base does"
-        return Proof(reason=reason, difference=difference, allowed=allowed)
-
-    def _describe_unlike(self, digest: str, norms: Mapping[str, float], recorded: Fingerprint) -> str | None:
-        """What is seen to be wrong before anything is asked."""
-        renderer = self.base.renderer
-        for what, found, wanted in (
-            ("adapter", digest, recorded.adapter_digest),
-            ("base", self.base.digest, recorded.base_digest),
-            ("chat template", renderer.template_digest, recorded.template_digest),
-        ):
-            if found != wanted:
-                return f"its fingerprint is of {what} {wanted[:12]!r}, this is {found[:12]!r}"
-        if recorded.dtype not in EPSILON or not self._can_ask(recorded):
-            return "its fingerprint cannot be replayed on this base"
-        texts = [probe.prompt_ids for probe in recorded.probes][: len(PROBES)]  # without the conversation: templates may tell the date
-        if recorded.probes_version == PROBES_VERSION and texts != [renderer.tokenise_prompt(text) for text in PROBES]:
-            return "the probes are other tokens than when it was registered: the base's tokenizer changed"
-        off = [name for name in {**recorded.norms, **norms} if not _is_near(norms.get(name, 0.0), recorded.norms.get(name, 0.0))]
-        if off:
-            found_norm, wanted_norm = norms.get(off[0], 0.0), recorded.norms.get(off[0], 0.0)
-            return f"{len(off)} layers have other weights, {off[0]!r} first (norm {found_norm:.4g}, registered was {wanted_norm:.4g})"
-        return None
-
-    def _can_ask(self, recorded: Fingerprint) -> bool:
-        vocabulary = self.base.head.weight.shape[0]
-        named = [i for probe in recorded.probes for i in (*probe.prompt_ids, *(i for i, _ in (*probe.adapter, *probe.base)))]
-        return max(named) < vocabulary and sum(len(probe.prompt_ids) for probe in recorded.probes) <= MAX_PROBE_TOKENS
+        found = Replayed(
+            control=_difference(base, [probe.base for probe in recorded.probes]),
+            difference=_difference(own, tops),
+            effect=_difference(base, tops),
+            apart=_difference(own, [_top(row) for row in base]),
+            size=_size(base),
+        )
+        return judge(recorded, found, dtype=_dtype_name(self.base))
 
     def _ask_base(self, prompts: Sequence[tuple[int, ...]]) -> Tensor:
         """The base's answers, kept: they are the same for every adapter."""

@@ -294,6 +294,15 @@ def digest_of_base(folder: Path) -> str:
     Raises:
         IntegrityError: if a file is not the one that was prepared.
     """
+    return digest_of(digests_of_base(folder))
+
+
+def digests_of_base(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file that a base's digest is taken of, by name.
+
+    Raises:
+        IntegrityError: as `digest_of_base`.
+    """
     files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
     found = {path.name: digest_of_file(path) for path in files}
     manifest = folder / MANIFEST
@@ -305,7 +314,7 @@ def digest_of_base(folder: Path) -> str:
                 f"base in {str(folder)!r}: {', '.join(wrong)} changed since it was prepared (SHA-256 differs): "
                 "delete the folder and run again"
             )
-    return digest_of(found)
+    return found
 
 
 def replace_linears(model: PreTrainedModel, routing: Routing) -> dict[str, LoRALinear]:
@@ -322,8 +331,13 @@ def replace_linears(model: PreTrainedModel, routing: Routing) -> dict[str, LoRAL
 
 def end_ids_of(model: PreTrainedModel) -> set[int]:
     """The ids the model's own files name as end of sequence."""
+    return end_ids_in(model.generation_config, model.config)
+
+
+def end_ids_in(*configs: object) -> set[int]:
+    """The ids these name as end of sequence."""
     found: set[int] = set()
-    for config in (model.generation_config, model.config):
+    for config in configs:
         value = getattr(config, "eos_token_id", None)
         found.update([value] if isinstance(value, int) else value or [])
     return found

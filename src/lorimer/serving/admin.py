@@ -12,13 +12,13 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import Field
 
-from lorimer.errors import AdapterError, EngineError, IntegrityError, QuarantineError
+from lorimer.errors import AdapterError, EngineError, IntegrityError, QuarantineError, UnavailableError, UnsupportedError
 from lorimer.serving.access import require_admin
+from lorimer.serving.backend import Backend
 from lorimer.serving.body import RequestPart, Text
 from lorimer.serving.document import ADMIN_ERRORS, KEYED, TEXT
 from lorimer.serving.refusals import ApiError
 from lorimer.serving.resolve import Models, TargetPart
-from lorimer.serving.worker import EngineWorker
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class UnloadRequest(RequestPart):
     lora_name: Text = Field(min_length=1, max_length=1000)
 
 
-def add_admin_routes(app: FastAPI, worker: EngineWorker) -> None:
+def add_admin_routes(app: FastAPI, worker: Backend) -> None:
     """The two routes."""
 
     @app.post("/v1/load_lora_adapter", responses=TEXT | ADMIN_ERRORS, response_class=PlainTextResponse, dependencies=ADMIN)
@@ -101,10 +101,14 @@ def _find_adapter(models: Models, name: str) -> TargetPart:
     return target.parts[0]
 
 
-def _explain(exc: Exception, adapter: TargetPart, worker: EngineWorker) -> ApiError:
+def _explain(exc: Exception, adapter: TargetPart, worker: Backend) -> ApiError:
     """What the client is told; paths go to the log instead."""
     logger.error("adapter %s: %s", adapter.id, exc)
     match exc:
+        case UnsupportedError():
+            return ApiError(400, str(exc), param="lora_name", code="unsupported_parameter")
+        case UnavailableError():
+            return ApiError(503, str(exc), kind="server_error", code="backend_unavailable", headers={"retry-after": "2"})
         case QuarantineError():
             return ApiError(503, str(exc), kind="server_error", code="adapter_quarantined")
         case EngineError() if worker.is_running:

@@ -17,6 +17,7 @@ from lorimer.errors import LorimerError
 from lorimer.registry.registry import Registry
 from lorimer.serving.access import Access, BodyLimit, error_response, require_admin
 from lorimer.serving.admin import add_admin_routes
+from lorimer.serving.backend import Backend
 from lorimer.serving.candidates import Candidates
 from lorimer.serving.completions import Completions
 from lorimer.serving.document import ANSWERED, HEALTH, KEYED, READ_ERRORS, STREAMED, TEXT, describe, errors
@@ -36,23 +37,24 @@ MAX_BODY_BYTES = 2 << 20
 GRACE_SECONDS = 3.0  # for answers in flight when the server ends
 
 
-def create_app(worker: EngineWorker, registry: Registry, *, no_keys: bool = False, max_waiting: int = MAX_WAITING) -> FastAPI:
-    """The HTTP API over an engine and the adapters of a registry. The worker runs from the app's start to its end.
+def create_app(worker: Backend, registry: Registry, *, no_keys: bool = False, max_waiting: int = MAX_WAITING) -> FastAPI:
+    """The HTTP API over a backend and the adapters of a registry. The backend runs from the app's start to its end.
 
     Once the registry's database holds an API key, callers need one; with `no_keys` they never do. Beyond `max_waiting` answers that wait,
     requests are refused.
     """
-    base = worker.engine.base
-    models = Models(registry, base_name=base.name, base_digest=base.digest, max_len=worker.engine.max_len)
+    base = worker.base
+    models = Models(registry, base_name=base.name, base_digest=base.digest, max_len=worker.max_len)
     metrics = Metrics(worker, names=registry.names_by_digest)
     keys = Keys(registry.engine)
-    limits = Limits(max_running=worker.engine.config.max_sequences, max_waiting=max_waiting, count=metrics.count_limited)
+    limits = Limits(max_running=worker.max_sequences, max_waiting=max_waiting, count=metrics.count_limited)
     # no pages of documentation, which load scripts from elsewhere, and no redirects, which say whatever `Host` a client sent
     app = FastAPI(title="Lorimer", docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_lifespan)
     app.state.worker, app.state.models, app.state.keys, app.state.no_keys = worker, models, keys, no_keys
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     app.add_middleware(Access, keys=keys, limits=limits, models=models, metrics=metrics, no_keys=no_keys)  # the outer one
-    completions = Completions(worker, metrics, route=Candidates(worker, registry).decide)
+    route = Candidates(worker, registry).decide if isinstance(worker, EngineWorker) else None  # it needs hidden states
+    completions = Completions(worker, metrics, route=route)
     _add_generation_routes(app, completions, limits)
     _add_model_routes(app)
     add_admin_routes(app, worker)
@@ -64,7 +66,7 @@ def create_app(worker: EngineWorker, registry: Registry, *, no_keys: bool = Fals
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    worker: EngineWorker = app.state.worker
+    worker: Backend = app.state.worker
     worker.start()
     yield
     await asyncio.to_thread(worker.stop, grace_seconds=GRACE_SECONDS)
@@ -110,13 +112,13 @@ def _add_model_routes(app: FastAPI) -> None:
         return _json(request.state.models.card(model).to_bytes())
 
 
-def _add_state_routes(app: FastAPI, worker: EngineWorker, metrics: Metrics, *, asks_keys: bool) -> None:
+def _add_state_routes(app: FastAPI, worker: Backend, metrics: Metrics, *, asks_keys: bool) -> None:
     @app.get("/healthz", response_model=Health, responses=HEALTH)
     def health() -> Response:
         """Whether requests are answered."""
         state = Health(
             status="ok" if worker.is_running else "stopped",
-            base=worker.engine.base.name,
+            base=worker.base.name,
             adapters_resident=worker.num_resident,
             running=worker.num_running,
             waiting=worker.num_waiting,

@@ -12,12 +12,22 @@ from typing import Protocol
 
 from fastapi import Request, Response
 
-from lorimer.errors import AdapterError, CompositionError, DataError, EngineError, IntegrityError, QuarantineError
+from lorimer.errors import (
+    AdapterError,
+    CompositionError,
+    DataError,
+    EngineError,
+    IntegrityError,
+    QuarantineError,
+    UnavailableError,
+    UnsupportedError,
+)
 from lorimer.inference.constraint import GrammarConstraint
 from lorimer.inference.routing import RoutingDecision
 from lorimer.inference.sequence import Sequence
 from lorimer.inference.text import TextStream, TokenNames
 from lorimer.serving.answers import AnswerStream, Piece
+from lorimer.serving.backend import Backend, Progress
 from lorimer.serving.delivery import Call, Pieces, send_stream, send_whole
 from lorimer.serving.forms import ChatForm, Heading, PlainForm, TextForm
 from lorimer.serving.generate import GenerateCompletion
@@ -27,7 +37,6 @@ from lorimer.serving.protocol import ChatCompletionRequest, CompletionRequest
 from lorimer.serving.records import CANCELLED, log_request
 from lorimer.serving.refusals import ApiError
 from lorimer.serving.resolve import AUTO, Target
-from lorimer.serving.worker import EngineWorker, Progress
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +57,12 @@ class RouteOfTenant(Protocol):
 
 
 class Completions:
-    """Answers generation requests with one engine; `route` decides where a request leaves open which adapter is to answer."""
+    """Answers generation requests with one backend; `route` decides where a request leaves open which adapter is to answer."""
 
-    def __init__(self, worker: EngineWorker, metrics: Metrics, *, route: RouteOfTenant | None = None) -> None:
+    def __init__(self, worker: Backend, metrics: Metrics, *, route: RouteOfTenant | None = None) -> None:
         self.worker, self.metrics, self.route = worker, metrics, route
-        self.base = worker.engine.base
-        self.prompts, self.names = Prompts(worker.engine), TokenNames(self.base.renderer)
+        self.base = worker.base
+        self.prompts, self.names = Prompts(self.base), TokenNames(self.base.renderer)
         self._tasks: set[asyncio.Task[None]] = set()  # a loop keeps only weak references
         self._routing_threads = ThreadPoolExecutor(NUM_ROUTED, thread_name_prefix="routed")  # each waits for a prefill, others must not
 
@@ -94,6 +103,9 @@ class Completions:
     def _prepare(self, call: Call, body: ChatCompletionRequest | CompletionRequest) -> tuple[Target, list[AnswerStream]]:
         """Who answers, and a stream for each answer."""
         ids = self.prompts.ids_of(body)
+        if body.model == AUTO and self.route is None:
+            message = f"`model`: {AUTO!r} looks into the base while it reads, which {self.worker.name} does not allow: name an adapter"
+            raise ApiError(400, message, param="model", code="unsupported_parameter")
         if body.model == AUTO and len(ids) > 1:
             raise ApiError(400, f"{AUTO!r} decides for one prompt: send one, or name an adapter", param="prompt", code="invalid_value")
         route = None if self.route is None else partial(self.route, tenant=call.tenant)
@@ -202,6 +214,11 @@ class Completions:
                 return ApiError(400, str(exc), param=call.body.prompt_field, code="invalid_value")
             case CompositionError():
                 return ApiError(400, str(exc), param="adapters" if call.body.adapters else "model", code="invalid_value")
+            case UnsupportedError():
+                return ApiError(400, str(exc), param=self._param_of(exc, call), code="unsupported_parameter")
+            case UnavailableError():
+                logger.error("request %s: %s", call.id, exc)
+                return ApiError(503, str(exc), kind="server_error", code="backend_unavailable", headers={"retry-after": "2"})
             case QuarantineError():
                 logger.error("request %s: %s", call.id, exc)
                 return ApiError(503, str(exc), kind="server_error", code="adapter_quarantined")
@@ -215,6 +232,16 @@ class Completions:
                 return ApiError(500, str(exc), kind="server_error", code="engine_failed")
         logger.error("request %s failed", call.id, exc_info=exc)
         return ApiError(500, f"the request failed ({type(exc).__name__}): try again", kind="server_error", code="internal_error")
+
+    def _param_of(self, exc: UnsupportedError, call: Call) -> str | None:
+        """The field of the body that asked for what is not done; sequences know only what came of it."""
+        body = call.body
+        match exc.field:
+            case "composition":
+                return "adapters" if body.adapters else "model"
+            case "constraint":
+                return "response_format" if body.response_format is not None else "tools"
+        return exc.field
 
     def _close(self, call: Call, status: int) -> None:
         """Every request that was understood ends here, once."""

@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from lorimer.serving.backend import Backend
 from lorimer.serving.records import CANCELLED, RequestRecord
-from lorimer.serving.worker import EngineWorker
 
 TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -22,7 +22,7 @@ NO_TENANT, OTHER_TENANTS, MAX_TENANTS = "none", "other", 100
 class Metrics:
     """The counters of one server."""
 
-    def __init__(self, worker: EngineWorker, *, names: Callable[[], Mapping[str, str]] = dict) -> None:
+    def __init__(self, worker: Backend, *, names: Callable[[], Mapping[str, str]] = dict) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter("lorimer_requests", "Requests by how they ended", ["adapter", "outcome"], registry=self.registry)
         self.prompt_tokens = Counter("lorimer_prompt_tokens", "Tokens read", ["adapter"], registry=self.registry)
@@ -91,7 +91,7 @@ class Metrics:
 class ProofCollector(Collector):
     """Whether each adapter in memory or in quarantine answers as it did when it was registered; `names` gives their versions by digest."""
 
-    def __init__(self, worker: EngineWorker, names: Callable[[], Mapping[str, str]]) -> None:
+    def __init__(self, worker: Backend, names: Callable[[], Mapping[str, str]]) -> None:
         self.worker, self.names = worker, names
 
     def collect(self) -> Iterator[GaugeMetricFamily]:

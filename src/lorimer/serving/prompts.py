@@ -4,8 +4,8 @@ from collections.abc import Sequence as ListOf
 
 from lorimer.errors import UsageError
 from lorimer.inference.constraint import Grammar, Grammars
-from lorimer.inference.engine import Engine
 from lorimer.inference.sequence import Sequence
+from lorimer.model.base_text import BaseText
 from lorimer.serving.generation import GenerationRequest
 from lorimer.serving.protocol import ChatCompletionRequest, CompletionRequest
 from lorimer.serving.refusals import ApiError
@@ -16,14 +16,12 @@ Body = ChatCompletionRequest | CompletionRequest
 
 
 class Prompts:
-    """What may be asked of one engine's base."""
+    """What may be asked of one base."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.renderer = engine.base.renderer
+    def __init__(self, base: BaseText) -> None:
+        self.renderer, self.num_ids = base.renderer, base.num_ids
         self.toolbox = Toolbox(self.renderer)
-        vocabulary_len = int(engine.base.head.weight.shape[0])
-        self.num_ids = min(vocabulary_len, int(engine.base.model.get_input_embeddings().weight.shape[0]))
-        self.grammars = Grammars(self.renderer, vocabulary_len)
+        self.grammars = Grammars(self.renderer, base.vocabulary_len)
 
     def ids_of(self, body: Body) -> list[tuple[int, ...]]:
         """The ids of every prompt.

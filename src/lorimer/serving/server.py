@@ -18,6 +18,7 @@ from lorimer.model.base import Base
 from lorimer.model.machine import give_back_threads
 from lorimer.registry.registry import Registry
 from lorimer.serving.app import GRACE_SECONDS, create_app
+from lorimer.serving.backend import Backend
 from lorimer.serving.keys import Keys
 from lorimer.serving.limits import MAX_WAITING
 from lorimer.serving.worker import EngineWorker
@@ -40,7 +41,7 @@ class Server(uvicorn.Server):
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
             )
         )
-        self.worker: EngineWorker = app.state.worker
+        self.worker: Backend = app.state.worker
         self.on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

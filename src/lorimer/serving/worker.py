@@ -10,26 +10,18 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from lorimer.errors import EngineError, LorimerError
 from lorimer.inference.engine import Engine
-from lorimer.inference.sequence import FinishReason, Sequence
+from lorimer.inference.sequence import Sequence
+from lorimer.model.base_text import text_of
+from lorimer.serving.backend import NO_FOLDERS, Progress
 from lorimer.serving.loading import AdapterLoader, Command, settle
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-class Progress(NamedTuple):
-    """What one step did for one sequence."""
-
-    sequence: Sequence
-    new_ids: tuple[int, ...]
-    finish_reason: FinishReason | None
-    at: float
-    """`time.perf_counter()` when the tokens were there."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -50,14 +42,14 @@ class Submission:
             self.loop.call_soon_threadsafe(self.queue.put_nowait, event)
 
 
-NO_FOLDERS: Mapping[str, Path] = {}
-
-
 class EngineWorker:
     """The engine's thread. Nobody else touches the engine while it runs; adapters are read by another thread meanwhile."""
 
+    name = "the embedded engine"
+
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.base = text_of(engine.base)
         self._commands: SimpleQueue[Command] = SimpleQueue()
         self.loader = AdapterLoader(engine, self._commands.put)
         self._submissions: dict[int, Submission] = {}  # by sequence id, from submission to end
@@ -66,6 +58,16 @@ class EngineWorker:
         self._is_open = False
         self._deadline: float | None = None
         self._thread: threading.Thread | None = None
+
+    @property
+    def max_len(self) -> int:
+        """Tokens the longest sequence may have, prompt and answer together."""
+        return self.engine.max_len
+
+    @property
+    def max_sequences(self) -> int:
+        """Sequences in one batch."""
+        return self.engine.config.max_sequences
 
     @property
     def is_running(self) -> bool:
