@@ -122,12 +122,12 @@ class Replayed:
     """How far the likeliest token stands above the average one: as large as logits are, which are rounded."""
 
 
-def judge(recorded: Fingerprint, found: Replayed, *, dtype: str, num_roundings: float = NUM_ROUNDINGS) -> Proof:
+def judge(recorded: Fingerprint, found: Replayed, *, dtype: str) -> Proof:
     """Whether it is the adapter that was registered.
 
     What the base answers now beside what it answered then says how much of a difference is the machine's.
     """
-    rounding = num_roundings * max(EPSILON[dtype], EPSILON[recorded.dtype]) * found.size
+    rounding = NUM_ROUNDINGS * max(EPSILON[dtype], EPSILON[recorded.dtype]) * found.size
     allowed = max(rounding, 3 * found.control)
     if found.effect > allowed:  # it can be told from the base, so it has to be nearer to itself than to the base
         allowed = min(allowed, found.effect / 2)

@@ -8,11 +8,13 @@ This runs in vLLM's environment: of ours it imports only what needs the standard
 """
 
 import asyncio
+import atexit
 import hashlib
 import hmac
 import json
 import logging
 import os
+import shutil
 import signal
 import tempfile
 import threading
@@ -49,7 +51,7 @@ class Library:
 
     def __init__(self, manifest: Path) -> None:
         self.manifest = manifest
-        self._copies: tempfile.TemporaryDirectory[str] | None = None
+        self._copies: Path | None = None
         self._base_files: dict[str, str] = {}  # by name, once they are hashed
         self._lock = threading.Lock()
 
@@ -99,8 +101,9 @@ class Library:
             raise IntegrityError(f"the files in {str(folder)!r} have digest {digest_of(found)[:12]}, registered was {digest[:12]}")
         with self._lock:
             if self._copies is None:
-                self._copies = tempfile.TemporaryDirectory(prefix="lorimer-vllm-")  # mode 700; gone with this process
-            copy = Path(self._copies.name) / digest
+                self._copies = Path(tempfile.mkdtemp(prefix="lorimer-vllm-"))  # nobody else's to read; gone with this process
+                atexit.register(shutil.rmtree, self._copies, ignore_errors=True)
+            copy = self._copies / digest
         for file, sha256 in found.items():
             copy_checked([folder / file], copy / file, sha256)
         return copy

@@ -1,4 +1,9 @@
-"""The proof of adapters on vLLM: the fingerprint of registration asked again, from outside, by log-probabilities of the tokens it names."""
+"""The proof of adapters on vLLM: the fingerprint of registration asked again, from outside, by log-probabilities of the tokens it names.
+
+The tolerance is the embedded engine's. With Gemma 3 270M in bfloat16, vLLM 0.32 on a CPU and six adapters (three trained, three random) the
+base was 0.3 and the adapters 0.4 to 1.4 roundings from what the embedded engine had recorded, where 5 are allowed; one adapter was at least
+11 from what another had answered, and the bare base at least 13 from any that has a visible effect.
+"""
 
 import asyncio
 import math
@@ -9,7 +14,6 @@ from lorimer.inference.fingerprint import EPSILON, Fingerprint, Proof, Replayed,
 from lorimer.model.base_text import BaseText
 from lorimer.serving.vllm_wire import MAX_CHOSEN, VllmWire
 
-NUM_ROUNDINGS = 5.0
 NUM_SAMPLED = 64
 """Tokens spread over the vocabulary, whose mean log-probability stands for that of all."""
 
@@ -49,7 +53,7 @@ class VllmProber:
             apart=_difference(own, [{i: now[i] for i in top} for now, top in zip(base, base_tops, strict=True)]),
             size=self._size(base),
         )
-        return judge(recorded, found, dtype=self.dtype, num_roundings=NUM_ROUNDINGS)
+        return judge(recorded, found, dtype=self.dtype)
 
     async def _ask(self, model: str, prompts: Sequence[Sequence[int]], chosen: Sequence[Sequence[int]]) -> Answers:
         asked = (self.wire.chosen_logprobs(model, ids, wanted) for ids, wanted in zip(prompts, chosen, strict=True))

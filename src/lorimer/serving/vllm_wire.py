@@ -12,7 +12,7 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from lorimer.errors import AdapterError, EngineError, UnavailableError, UnsupportedError, UsageError
-from lorimer.inference.constraint import GrammarConstraint
+from lorimer.inference.constraint import WHITESPACE, GrammarConstraint, GrammarSource, with_whitespace
 from lorimer.inference.sampling import MIN_TEMPERATURE, TokenScores
 from lorimer.inference.sequence import FinishReason
 from lorimer.inference.sequence import Sequence as EngineSequence
@@ -23,6 +23,13 @@ SILENCE_SECONDS = 300.0  # between two pieces of an answer: a long prompt behind
 STATUS_SECONDS = 60.0  # the first status hashes the base
 MIN_TOP_P = 1e-6  # vLLM takes none of 0; so little leaves the likeliest token, as 0 does here
 MIN_TEMPERATURE_SAMPLED = 0.01  # vLLM raises what is lower to this
+SPACING = {
+    "whitespace_flexible": False,
+    "item_separator": f"{WHITESPACE},{WHITESPACE}",
+    "key_separator": f"{WHITESPACE}:{WHITESPACE}",
+}
+"""vLLM 0.32 has llguidance 1.7, which does not know `whitespace_pattern` as 1.9 does: a model that is unsure would go on with spaces to the
+end of its room. So the space around commas and colons is bounded, and there is none elsewhere."""
 MAX_SHOWN = 300
 TOKEN = "token_id:"
 MAX_CHOSEN = 128  # log-probabilities of chosen tokens in one request (vllm 0.32, sampling_params.py, MAX_LOGPROB_TOKEN_IDS)
@@ -54,7 +61,7 @@ class _Logprobs(BaseModel):
 
 
 class _Choice(BaseModel):
-    token_ids: list[int] = []
+    token_ids: list[int] | None = None
     logprobs: _Logprobs | None = None
     finish_reason: str | None = None
 
@@ -224,11 +231,22 @@ def body_of(sequence: EngineSequence, model: str, stop_ids: frozenset[int]) -> d
     if params.num_logprobs is not None:
         body |= {"logprobs": params.num_logprobs, "return_tokens_as_token_ids": True}
     if isinstance(sequence.constraint, GrammarConstraint):
-        source = sequence.constraint.source
-        body["structured_outputs"] = {"grammar": source.lark} if source.lark is not None else {"json": dict(source.schema or {})}
+        body["structured_outputs"] = form_of(sequence.constraint.source)
     elif sequence.constraint is not None:
         raise UnsupportedError("vLLM holds answers to JSON schemas and grammars alone", field="constraint")
     return body
+
+
+def form_of(source: GrammarSource) -> dict[str, Any]:
+    """What an answer is held to, with whitespace as vLLM's llguidance can bound it."""
+    if source.lark is not None:
+        return {"grammar": source.lark.replace(_spelled(with_whitespace({})), _spelled({"x-guidance": SPACING}))}
+    return {"json": {**(source.schema or {}), "x-guidance": SPACING}}
+
+
+def _spelled(members: Mapping[str, Any]) -> str:
+    """As it stands in the middle of a JSON object."""
+    return json.dumps(members)[1:-1]
 
 
 def part_of(data: str, stop_ids: frozenset[int]) -> Part | None:
@@ -249,7 +267,9 @@ def part_of(data: str, stop_ids: frozenset[int]) -> Part | None:
     reason = None if choice.finish_reason is None else REASONS.get(choice.finish_reason)
     if choice.finish_reason is not None and reason is None:
         raise EngineError(f"vLLM ended the answer itself ({_shown(choice.finish_reason)}): try again")
-    ids = choice.token_ids[:-1] if reason == "stop" and choice.token_ids[-1:] and choice.token_ids[-1] in stop_ids else choice.token_ids
+    ids = choice.token_ids or []
+    if reason == "stop" and ids and ids[-1] in stop_ids:
+        ids = ids[:-1]
     return Part(tuple(ids), _scores_of(choice.logprobs, ids), reason)
 
 
