@@ -16,7 +16,7 @@ from fakes import random_lora, save_tiny_base
 from lorimer.cli.chat import chat
 from lorimer.cli.serve import serve
 from lorimer.database import open_database
-from lorimer.errors import NotFoundError, UsageError
+from lorimer.errors import ConfigError, NotFoundError, UnavailableError, UsageError
 from lorimer.model.adapter import Lock, save_adapter
 from lorimer.model.base import load_base
 from lorimer.registry.records import NewVersion
@@ -118,3 +118,34 @@ def test_unknown_names_are_one_sentence(base_folder: Path) -> None:
         run("serve", "--base", "no-such-base")
     with pytest.raises(UsageError, match="is not a server's address"):
         run("chat", "helpdesk", "--message", "hi", "--url", "localhost")
+
+
+def test_how_to_start_vllm_is_printed_for_a_shell(base_folder: Path) -> None:
+    out = run(
+        "serve", "--backend", "vllm", "--print-command", "--vllm-python", "/opt/vllm/bin/python", "--", "--gpu-memory-utilization", "0.5"
+    )
+    (line,) = out.strip().splitlines()
+    assert 'VLLM_API_KEY="$LORIMER_VLLM_KEY" /opt/vllm/bin/python -m vllm.entrypoints.openai.api_server --model ' in line
+    assert "--max-lora-rank 8 --max-loras 1" in line
+    assert line.endswith("--gpu-memory-utilization 0.5")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--vllm-url", "http://127.0.0.1:9"], "add `--backend vllm`"),
+        (["--print-command"], "add `--backend vllm`"),
+        (["--backend", "vllm", "--vllm-url", "http://127.0.0.1:9", "--", "--seed", "1"], "come too late"),
+        (["--backend", "vllm", "--print-command", "--", "--api-key", "x"], "'--api-key' is decided here"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(base_folder: Path, arguments: list[str], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        run("serve", *arguments)
+
+
+def test_a_vllm_that_is_not_there_is_one_sentence(base_folder: Path) -> None:
+    with pytest.raises(UnavailableError, match="vLLM does not answer"):
+        run("serve", "--backend", "vllm", "--vllm-url", "http://127.0.0.1:9", "--port", "0")
+    with pytest.raises(ConfigError, match="give the Python of vLLM's environment"):
+        run("serve", "--backend", "vllm", "--vllm-python", "/no/such/python", "--port", "0")

@@ -26,6 +26,7 @@ from typing import Any
 
 from lorimer.errors import IntegrityError, LorimerError
 from lorimer.serving.vllm_manifest import DIGEST_PATTERN, read_manifest
+from lorimer.serving.vllm_mend import mend_operators
 from lorimer.storage import copy_checked, digest_of, digest_of_file
 
 logger = logging.getLogger("vllm.lorimer")  # below vLLM's own, so that it is shown
@@ -219,8 +220,15 @@ def library() -> Library:
 
 
 def register() -> None:
-    """The entry point `vllm.general_plugins` loads, in each of vLLM's processes."""
-    from vllm.lora.resolver import LoRAResolverRegistry
+    """The entry point `vllm.general_plugins` loads, in each of vLLM's processes.
 
+    Raises:
+        EngineError: if this vLLM cannot be made to keep adapters apart; it does not start then.
+    """
+    from vllm.lora.resolver import LoRAResolverRegistry
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        mend_operators()
     if "lorimer" not in LoRAResolverRegistry.get_supported_resolvers():
         LoRAResolverRegistry.register_resolver("lorimer", RegisteredAdapters(library()))
