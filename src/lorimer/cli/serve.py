@@ -72,12 +72,11 @@ def serve(
 @contextlib.contextmanager
 def _embedded(name: str) -> "Iterator[Backend]":
     """The engine of this process."""
-    from lorimer.inference.engine import Engine
     from lorimer.model.base import load_base
-    from lorimer.serving.worker import EngineWorker
+    from lorimer.serving.server import open_worker
 
     with working(f"Loading base {name}"):
-        worker = EngineWorker(Engine(load_base(name)))
+        worker = open_worker(load_base(name))
     yield worker
 
 

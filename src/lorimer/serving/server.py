@@ -67,9 +67,14 @@ class Server(uvicorn.Server):
 
 def open_app(base: Base, config: EngineConfig | None = None, *, no_keys: bool = False, max_waiting: int = MAX_WAITING) -> FastAPI:
     """The API over a loaded base and the registry of the home folder; see `create_app`."""
+    return create_app(open_worker(base, config), Registry(open_database()), no_keys=no_keys, max_waiting=max_waiting)
+
+
+def open_worker(base: Base, config: EngineConfig | None = None) -> EngineWorker:
+    """The embedded engine over a loaded base."""
     worker = EngineWorker(Engine(base, config))
     give_back_threads()  # those that read and packed the base; the engine's thread starts its own
-    return create_app(worker, Registry(open_database()), no_keys=no_keys, max_waiting=max_waiting)
+    return worker
 
 
 def check_address(host: str, keys: Keys, *, no_keys: bool = False) -> None:
