@@ -14,7 +14,7 @@ from typing import Any
 from lorimer.config import COMPARISON_METHODS, Recipe, home, read_recipe
 from lorimer.data.dataset import Dataset, read_dataset
 from lorimer.database import open_database
-from lorimer.errors import ConfigError, TrainingError
+from lorimer.errors import ConfigError, TrainingError, UsageError
 from lorimer.evaluation.compare import ComparedRun, Comparison, refuse_unlike
 from lorimer.evaluation.evaluate import Answer, answers_of, ask
 from lorimer.evaluation.gates import GateResult, check
@@ -196,7 +196,9 @@ def _reference(recipe: Recipe, base: Base) -> LoRA | None:
     """The adapter that preferences are learned against; None is the base alone."""
     if recipe.preference is None or recipe.preference.reference == "base":
         return None
-    return load_adapter(find_version(recipe.preference.reference).path, base)
+    version = find_version(recipe.preference.reference)
+    _refuse_composition(version, "trained from")
+    return load_adapter(version.path, base)
 
 
 def judge(recipe: Recipe, dataset: Dataset, base: Base, *, name: str, folder: Path) -> Iterator[Task | Answer | EvalReport | GateResult]:
@@ -229,7 +231,12 @@ def judge(recipe: Recipe, dataset: Dataset, base: Base, *, name: str, folder: Pa
 
 
 def judge_version(version: AdapterVersion, base: Base) -> Iterator[Task | Answer | EvalReport | GateResult]:
-    """Evaluate a registered version by the recipe and dataset it was trained with, and record what the gate says."""
+    """Evaluate a registered version by the recipe and dataset it was trained with, and record what the gate says.
+
+    Raises:
+        UsageError: if it is a composition, which was not trained.
+    """
+    _refuse_composition(version, "evaluated")
     registry = Registry(open_database())
     registry.verify_files(version)
     recipe = read_recipe(home() / "runs" / version.run_id / "recipe.yaml")
@@ -238,6 +245,12 @@ def judge_version(version: AdapterVersion, base: Base) -> Iterator[Task | Answer
         yield made
     assert isinstance(made, GateResult)  # what `judge` ends with
     registry.record_gate(made, version)
+
+
+def _refuse_composition(version: AdapterVersion, what: str) -> None:
+    if version.parts:
+        named = ", ".join(part.id for part in version.parts)
+        raise UsageError(f"{version.id} is a composition, without training or files of its own, and is not {what}: name one of {named}")
 
 
 def find_version(name: str) -> AdapterVersion:

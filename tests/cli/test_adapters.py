@@ -109,3 +109,15 @@ def test_refusals_are_left_to_the_caller(tmp_path: Path, args: tuple[str, ...], 
     register(tmp_path, "FAIL")
     with pytest.raises(error):
         run(*args)
+
+
+def test_compose_names_several_as_one(tmp_path: Path) -> None:
+    version = register(tmp_path)
+    register(tmp_path, name="billing")
+    assert run("compose", "desk", "helpdesk*0.7", "billing").startswith("desk@v1 is ")
+    found = json.loads(run("compose", "desk", "helpdesk", "billing*-0.5", "--json"))
+    assert (found["id"], found["num_bytes"]) == ("desk@v2", 0)
+    assert {"id": "helpdesk@v1", "digest": version.digest, "scale": 1.0} in found["parts"]
+    assert "helpdesk@v1*0.7" in run("show", "desk@v1")
+    assert "billing@v1*-0.5" in run("list")
+    assert str(version.path) not in run("show", "desk")

@@ -187,6 +187,7 @@ POSTGRESQL = {
         "adapters JSON NOT NULL",
         "FOREIGN KEY(tenant) REFERENCES tenants",
     ),
+    "0003": ("ALTER TABLE adapter_versions ADD COLUMN parts JSON",),
 }
 
 

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from lorimer.errors import LorimerError
+from lorimer.registry.compositions import compose
 from lorimer.registry.records import AdapterVersion
 from lorimer.registry.registry import Registry
 from lorimer.serving.access import Access
@@ -392,3 +393,12 @@ def test_the_engine_is_told_whose_turn_it_is(client: TestClient, make_key: MakeK
 
 def test_access_stands_before_everything(app: FastAPI) -> None:
     assert app.user_middleware[0].cls is Access
+
+
+def test_a_key_for_a_composition_needs_none_for_its_parts(client: TestClient, make_key: MakeKey, registry: Registry) -> None:
+    compose(registry, "desk", ["helpdesk*0.7", "billing"])
+    key = make_key("desk")
+    assert ask(client, key, "desk").json()["model"] == "desk@v1"
+    assert ask(client, key, "helpdesk").status_code == 404
+    assert [card["id"] for card in client.get("/v1/models", headers=bearer(key)).json()["data"]] == ["desk", "desk@v1"]
+    assert ask(client, make_key("helpdesk, billing", tenant="other"), "desk").status_code == 404

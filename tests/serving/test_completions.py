@@ -17,6 +17,7 @@ from lorimer.inference.sampling import SamplingParams
 from lorimer.inference.sequence import Sequence
 from lorimer.model.adapter import load_adapter
 from lorimer.model.base import Base
+from lorimer.registry.compositions import compose
 from lorimer.registry.records import AdapterVersion
 from lorimer.registry.registry import Registry
 from lorimer.serving.app import create_app
@@ -496,3 +497,14 @@ def test_request_that_leaves_the_choice_to_us_is_routed(
     assert "x-lorimer-route" not in named.headers
     assert seen[0] == (seen[1][0], frozenset({helpdesk.digest, billing.digest}))
     assert [record["route_score"] for record in records()] == [0.75, 0.75, None, None]
+
+
+def test_named_composition_answers_as_its_sum(
+    client: TestClient, base: Base, registry: Registry, helpdesk: AdapterVersion, billing: AdapterVersion
+) -> None:
+    compose(registry, "desk", ["helpdesk*0.7", "billing"])
+    reply = client.post("/v1/chat/completions", json={**ASK, "model": "desk"})
+    assert text_in(reply.json()) == composed_text(base, [(helpdesk, 0.7), (billing, 1.0)])
+    assert (reply.json()["model"], reply.headers["x-adapter"]) == ("desk@v1", "desk@v1")
+    assert reply.headers["x-adapter-digest"] == registry.resolve("desk").digest
+    assert 'lorimer_requests_total{adapter="desk@v1",outcome="ok"} 1.0' in client.get("/metrics").text

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from lorimer.inference.composition import MAX_PARTS
 from lorimer.model.turns import ToolCall, Turn
-from lorimer.serving.generation import MAX_ADAPTERS, MAX_ANSWERS, derived_seed
+from lorimer.serving.generation import MAX_ANSWERS, derived_seed
 from lorimer.serving.protocol import MAX_MESSAGES, ChatCompletionRequest, CompletionRequest
 from lorimer.serving.refusals import MAX_FINDINGS, ApiError, describe_invalid, shown
 
@@ -101,7 +102,7 @@ def test_field_that_asks_for_nothing_is_accepted(field: dict[str, Any]) -> None:
         ({"functions": [{"name": "look"}]}, "functions", "unsupported_parameter"),
         ({"adapters": [{"id": "sql", "scale": 11}]}, "adapters[0].scale", "invalid_value"),
         ({"adapters": [{"id": "sql", "weight": 1}]}, "adapters[0].weight", "unknown_parameter"),
-        ({"adapters": [{"id": "sql"}] * (MAX_ADAPTERS + 1)}, "adapters", "invalid_value"),
+        ({"adapters": [{"id": "sql"}] * (MAX_PARTS + 1)}, "adapters", "invalid_value"),
         ({"adapter_id": "sql"}, "adapter_id", "invalid_value"),
         ({"metadata": {"a": "b"}}, "metadata", "unsupported_parameter"),
         ({"temprature": 1}, "temprature", "unknown_parameter"),

@@ -7,6 +7,7 @@ import pytest
 
 from lorimer.errors import NotFoundError
 from lorimer.evaluation.gates import Check, GateResult
+from lorimer.registry.compositions import compose
 from lorimer.registry.promotion import promote
 from lorimer.registry.records import AdapterVersion
 from lorimer.registry.registry import Registry
@@ -173,3 +174,29 @@ def test_composition_that_is_none_is_refused(
     with pytest.raises(ApiError) as caught:
         models.resolve(model, adapters=named(*adapters))
     assert (caught.value.status, caught.value.param) == (status, param)
+
+
+def test_named_composition_is_asked_for_as_an_adapter_is(models: Models, registry: Registry, register: Register) -> None:
+    sql, tone = register("sql", 1), register("tone", 2)
+    compose(registry, "reports", ["sql*0.7", "tone"])
+    register("sql", 3)
+    found = models.resolve("reports")
+    assert (found.id, found.is_composed) == ("reports@v1", False)
+    assert dict(found.folders) == {sql.digest: sql.path, tone.digest: tone.path}
+    assert found.composition == models.resolve("tone+sql@v1*0.7").composition
+    assert found.digest == registry.resolve("reports").digest
+    assert found == models.resolve("reports@v1") == models.resolve(f"reports@sha256:{found.digest and found.digest[:8]}")
+    cards = {card.id: card.root for card in models.cards()}
+    assert cards["reports"] == cards["reports@v1"] == found.digest
+
+
+def test_named_composition_in_a_composition_counts_as_its_parts(models: Models, registry: Registry, register: Register) -> None:
+    for seed, name in enumerate(("sql", "tone", "extra")):
+        register(name, seed)
+    compose(registry, "reports", ["sql*0.5", "tone"])
+    found = models.resolve("base", adapters=named(("reports", 0.5), ("extra", 1.0)))
+    assert (found.id, found.is_composed) == ("reports@v1*0.5+extra@v1", True)
+    assert found.composition == models.resolve("sql*0.25+tone*0.5+extra").composition
+    with pytest.raises(ApiError, match="'reports@v1' adds what is there already") as caught:
+        models.resolve("base", adapters=named(("sql", 1.0), ("reports", 1.0)))
+    assert caught.value.status == 400

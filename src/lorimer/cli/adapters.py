@@ -34,7 +34,7 @@ def list_all(json: Json = False) -> None:
         console.print("No adapters yet: `lorimer train RECIPE` makes one.")
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for title in ("adapter", "aliases", "gate", "base", "dataset", "size", "registered"):
+    for title in ("adapter", "aliases", "gate", "base", "dataset or parts", "size", "registered"):
         table.add_column(
             title, justify="right" if title == "size" else "left", overflow="fold", no_wrap=title in ("adapter", "gate", "registered")
         )
@@ -44,7 +44,7 @@ def list_all(json: Json = False) -> None:
             ", ".join(_aliases(registry, version)),
             _verdict(version),
             escape(version.base_name),
-            escape(version.dataset_name),
+            _parts(version) if version.parts else escape(version.dataset_name),
         )
         table.add_row(*names, _size(version.num_bytes), version.created_at[:10])
     console.print(table)
@@ -60,15 +60,18 @@ def show(name: Name, json: Json = False) -> None:
         print_json({**version.to_json(), "aliases": aliases, "report_path": report_path, "gate": gate and gate.to_json()})
         return
     weights = f"rank {version.rank}, alpha {version.alpha:g}, {version.num_parameters:,} parameters, {_size(version.num_bytes)}"
+    origin = {
+        "dataset": escape(f"{version.dataset_name}  {version.dataset_digest}"),
+        "run": escape(version.run_id),
+        "weights": weights,
+        "files": escape(str(version.path)),
+    }
     rows = {
         "adapter": f"[bold]{version.id}[/bold]  {version.digest}",
         "aliases": ", ".join(aliases) or "none",
         "base": escape(f"{version.base_name}  {version.base_digest}"),
-        "dataset": escape(f"{version.dataset_name}  {version.dataset_digest}"),
-        "run": escape(version.run_id),
         "template": version.template_digest,
-        "weights": weights,
-        "files": escape(str(version.path)),
+        **({"parts": _parts(version)} if version.parts else origin),
         "report": escape(report_path or version.report_digest or "none"),
         "gate": f"{_verdict(version)}{_gate_words(gate)}",
         "registered": escape(f"{version.created_at} by {version.created_by}"),
@@ -102,6 +105,25 @@ def promote(
     )
 
 
+@app.command(
+    help="Name several adapters as one: each with a scale, in the versions they have now. "
+    "Example: lorimer adapters compose reports sql@v3*0.7 tone"
+)
+def compose(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the composition is asked for as; each new one is its next version.")],
+    parts: Annotated[list[str], typer.Argument(metavar="ADAPTER[*SCALE]...", help="`sql@v3*0.7`: an adapter or composition and a scale.")],
+    json: Json = False,
+) -> None:
+    """Make a version that is the sum of others, and print it."""
+    from lorimer.registry import compositions
+
+    version = compositions.compose(_open_registry(), name, parts)
+    if json:
+        print_json(version.to_json())
+        return
+    console.print(f"[bold]{version.id}[/bold] is {_parts(version)} [dim]{version.digest[:16]}[/dim]", highlight=False)
+
+
 def _open_registry() -> "Registry":
     from lorimer.database import open_database
     from lorimer.registry.registry import Registry
@@ -127,6 +149,12 @@ def _verdict(version: "AdapterVersion") -> str:
 
 def _gate_words(gate: "GateResult | None") -> str:
     return "".join(f"\n{'':>10}  {escape(f'{check.reason} {check.remedy}'.strip())}" for check in (gate.checks if gate else ()))
+
+
+def _parts(version: "AdapterVersion") -> str:
+    from lorimer.registry.compositions import spell
+
+    return " + ".join(spell(part.id, part.scale) for part in version.parts)
 
 
 def _size(num_bytes: int) -> str:

@@ -25,6 +25,8 @@ def serve(
     port: int = typer.Option(8000, min=0, max=65535, help="Port to listen on; 0 takes a free one."),
     no_keys: bool = typer.Option(False, "--no-keys", help="Answer everybody, on any address, whatever keys there are."),
     max_waiting: int = typer.Option(256, min=1, max=100_000, help="Answers that may wait; beyond it requests get a 503."),
+    cache_mb: float = typer.Option(1000, "--cache-mb", min=0.1, help="Memory for keys and values of answers in flight, in megabytes."),
+    adapter_mb: float = typer.Option(2000, "--adapter-mb", min=0.1, help="Memory for adapters that are not in use but kept, in megabytes."),
     backend: Literal["embedded", "vllm"] = typer.Option("embedded", help="What computes: the engine of this process, or vLLM."),
     vllm_python: str = typer.Option("python", help="Python of vLLM's environment: vLLM is started, and started again if it ends."),
     vllm_url: str | None = typer.Option(None, help=f"A vLLM that runs already; its key is read from {KEY_VARIABLE}."),
@@ -56,7 +58,7 @@ def serve(
         return
     check_address(host, keys, no_keys=no_keys)
     opened = (
-        _embedded(name)
+        _embedded(name, cache_bytes=int(cache_mb * 1e6), adapter_bytes=int(adapter_mb * 1e6))
         if backend == "embedded"
         else _vllm(name, registry, vllm_url, vllm_python, max_sequences, max_len, vllm_options or [])
     )
@@ -70,13 +72,14 @@ def serve(
 
 
 @contextlib.contextmanager
-def _embedded(name: str) -> "Iterator[Backend]":
+def _embedded(name: str, *, cache_bytes: int, adapter_bytes: int) -> "Iterator[Backend]":
     """The engine of this process."""
+    from lorimer.inference.engine import EngineConfig
     from lorimer.model.base import load_base
     from lorimer.serving.server import open_worker
 
     with working(f"Loading base {name}"):
-        worker = open_worker(load_base(name))
+        worker = open_worker(load_base(name), EngineConfig(cache_bytes=cache_bytes, adapter_bytes=adapter_bytes))
     yield worker
 
 

@@ -46,6 +46,11 @@ class AdapterPool:
         """What is resident, least recently used first."""
         return list(self._resident)
 
+    @property
+    def num_holds(self) -> int:
+        """How often sequences hold adapters at present."""
+        return sum(list(self._num_users.values()))  # a list at once: other threads ask
+
     def read(self, folder: Path) -> LoRA:
         """An adapter's files as inference wants them; touches nothing of the pool, so another thread may do it.
 

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from lorimer.storage import digest_of
 
+MAX_PARTS, MAX_SCALE = 8, 10.0
+"""Of one composition."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:

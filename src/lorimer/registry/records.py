@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from lorimer.evaluation.gates import Verdict
 
-Action = Literal["register", "record_gate", "promote", "create_key", "revoke_key", "limit_tenant"]
+Action = Literal["register", "record_gate", "promote", "compose", "create_key", "revoke_key", "limit_tenant"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +32,22 @@ class NewVersion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VersionPart:
+    """One adapter of a composition."""
+
+    id: str
+    """What it was called when the composition was made: `sql@v3`."""
+    digest: str
+    scale: float = 1.0
+
+    def to_json(self) -> dict[str, Any]:
+        """As the database keeps it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterVersion:
-    """One registered adapter: its bytes by digest, its lineage, and its newest gate verdict."""
+    """One registered adapter: its bytes by digest, its lineage, and its newest gate verdict. Or a composition, which is its parts."""
 
     name: str
     version: int
@@ -49,7 +63,10 @@ class AdapterVersion:
     num_parameters: int
     num_bytes: int
     path: Path
+    """Its files; a composition has none, and names its first part's."""
     template_digest: str
+    parts: tuple[VersionPart, ...] = ()
+    """Of a composition: the adapters it is the sum of, by digest."""
     report_digest: str | None
     gate_digest: str | None
     gate_verdict: Verdict | None

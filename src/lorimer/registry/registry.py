@@ -2,7 +2,8 @@
 
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from lorimer.database import begin_write
 from lorimer.errors import AdapterError, IntegrityError, NotFoundError, UsageError
 from lorimer.evaluation.gates import GateResult, gate_from_json
 from lorimer.registry.audit import current_actor, now, record
-from lorimer.registry.records import AdapterVersion, Alias, NewVersion
+from lorimer.registry.records import Action, AdapterVersion, Alias, NewVersion, VersionPart
 from lorimer.registry.schema import adapter_versions, aliases, gate_results
 from lorimer.storage import digest_of, digest_of_file, new_folder, write_bytes
 
@@ -45,16 +46,44 @@ class Registry:
             AdapterError: if files are missing, or symbolic links.
             IntegrityError: if other bytes lie where these belong.
         """
-        if not re.fullmatch(NAME_PATTERN, new.name):
-            raise UsageError(f"{new.name!r} cannot name an adapter: use up to 63 of a-z, 0-9, - and _, starting with a letter or digit")
+        check_name(new.name)
         digest = digest_of_folder(new.source)
         _refuse_links(new.source, COMPANIONS)
         path = _keep_files(new, digest)
+        draft = AdapterVersion(
+            name=new.name,
+            version=0,
+            digest=digest,
+            base_name=new.base_name,
+            base_digest=new.base_digest,
+            dataset_name=new.dataset_name,
+            dataset_digest=new.dataset_digest,
+            run_id=new.run_id,
+            rank=new.rank,
+            alpha=new.alpha,
+            num_parameters=new.num_parameters,
+            num_bytes=sum((path / file).stat().st_size for file in FILES),
+            path=path,
+            template_digest=new.template_digest,
+            report_digest=None,
+            gate_digest=None,
+            gate_verdict=None,
+            created_at=now(),
+            created_by="",
+        )
+        details = {"digest": digest, "base_digest": new.base_digest, "dataset_digest": new.dataset_digest, "run_id": new.run_id}
+        if (path / FINGERPRINT).is_file():
+            details["fingerprint_digest"] = digest_of_file(path / FINGERPRINT)
+        return self.keep(draft, action="register", details=details, actor=actor)
+
+    def keep(self, draft: AdapterVersion, *, action: Action, details: Mapping[str, Any], actor: str | None = None) -> AdapterVersion:
+        """Give a version, whose number is still open, the next one of its name; the same digest under the same name is one version."""
+        actor = actor or current_actor()
         num_tries = 0
         while True:
             try:
                 with begin_write(self.engine) as connection:
-                    return self._add_version(connection, new, digest, path, actor or current_actor())
+                    return self._add_version(connection, replace(draft, created_by=actor), action, details)
             except UniqueViolation:  # another process took the number, or registered the same bytes
                 num_tries += 1
                 if num_tries == MAX_TRIES:
@@ -116,6 +145,17 @@ class Registry:
         """The versions of one adapter, newest first; none if there is no such adapter."""
         return self._read(_select_versions().where(adapter_versions.c.name == name))
 
+    def find_digest(self, digest: str) -> AdapterVersion:
+        """The adapter of a digest; if several versions have the same bytes, the last by name and number.
+
+        Raises:
+            NotFoundError: if there is none.
+        """
+        found = self._read(_select_versions().where(adapter_versions.c.digest == digest))
+        if not found:
+            raise NotFoundError(f"no adapter has digest {digest[:12]!r}: it was registered in another database; register it here")
+        return found[-1]
+
     def aliases(self, name: str | None = None) -> tuple[Alias, ...]:
         """All aliases, or those of one adapter."""
         query = select(aliases).order_by(aliases.c.adapter_name, aliases.c.alias)
@@ -137,6 +177,10 @@ class Registry:
         Raises:
             IntegrityError: if they are missing or differ.
         """
+        if version.parts:
+            for part in version.parts:
+                self.verify_files(self.find_digest(part.digest))
+            return
         try:
             found = digest_of_folder(version.path)
         except AdapterError as exc:
@@ -147,39 +191,16 @@ class Registry:
                 "they were changed after registration; restore them or register the new ones"
             )
 
-    def _add_version(self, connection: Connection, new: NewVersion, digest: str, path: Path, actor: str) -> AdapterVersion:
+    def _add_version(self, connection: Connection, draft: AdapterVersion, action: Action, details: Mapping[str, Any]) -> AdapterVersion:
         """Insert one row and its audit entry, unless the same bytes are there already."""
         columns = adapter_versions.c
-        query = _select_versions().where(columns.name == new.name, columns.digest == digest)
+        query = _select_versions().where(columns.name == draft.name, columns.digest == draft.digest)
         if same := connection.execute(query).mappings().first():
             return _version_from_row(same)
-        newest = connection.execute(select(func.max(columns.version)).where(columns.name == new.name)).scalar()
-        version = AdapterVersion(
-            name=new.name,
-            version=(newest or 0) + 1,
-            digest=digest,
-            base_name=new.base_name,
-            base_digest=new.base_digest,
-            dataset_name=new.dataset_name,
-            dataset_digest=new.dataset_digest,
-            run_id=new.run_id,
-            rank=new.rank,
-            alpha=new.alpha,
-            num_parameters=new.num_parameters,
-            num_bytes=sum((path / file).stat().st_size for file in FILES),
-            path=path,
-            template_digest=new.template_digest,
-            report_digest=None,
-            gate_digest=None,
-            gate_verdict=None,
-            created_at=now(),
-            created_by=actor,
-        )
+        newest = connection.execute(select(func.max(columns.version)).where(columns.name == draft.name)).scalar()
+        version = replace(draft, version=(newest or 0) + 1)
         connection.execute(insert(adapter_versions).values(_row_of(version)))
-        details = {"digest": digest, "base_digest": new.base_digest, "dataset_digest": new.dataset_digest, "run_id": new.run_id}
-        if (path / FINGERPRINT).is_file():
-            details["fingerprint_digest"] = digest_of_file(path / FINGERPRINT)
-        record(connection, actor=actor, action="register", subject=version.id, details=details)
+        record(connection, actor=version.created_by, action=action, subject=version.id, details=details)
         return _version_from_row(connection.execute(query).mappings().one())  # with the gate, if these bytes have met one
 
     def _add_gate(self, connection: Connection, result: GateResult, version: AdapterVersion, actor: str | None) -> None:
@@ -208,6 +229,21 @@ class Registry:
         return f"no adapter {name!r}: " + (f"did you mean {near[0]!r}?" if near else f"there are {_join(known)}")
 
 
+def check_name(name: str) -> None:
+    """See that an adapter can be called so.
+
+    Raises:
+        UsageError: if it cannot.
+    """
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise UsageError(f"{name!r} cannot name an adapter: use up to 63 of a-z, 0-9, - and _, starting with a letter or digit")
+
+
+def folder_of(digest: str) -> Path:
+    """Where the files of the adapter of a digest are kept."""
+    return home() / "adapters" / digest[:16]
+
+
 def digest_of_folder(path: Path) -> str:
     """The digest of an adapter: SHA-256 over its two files' names and SHA-256.
 
@@ -227,7 +263,7 @@ def _refuse_links(path: Path, files: Iterable[str]) -> None:
 
 def _keep_files(new: NewVersion, digest: str) -> Path:
     """Copy an adapter and its companions to the folder named by its digest, unless they are there."""
-    path = home() / "adapters" / digest[:16]
+    path = folder_of(digest)
     if path.is_symlink():
         raise IntegrityError(f"{str(path)!r} is a symbolic link, adapters lie there themselves: remove it, try again")
     if not path.is_dir():
@@ -257,12 +293,13 @@ def _select_versions() -> Select[Any]:
 
 
 def _version_from_row(row: RowMapping) -> AdapterVersion:
-    return AdapterVersion(**{**row, "path": home() / row["path"]})
+    parts = tuple(VersionPart(**part) for part in row["parts"] or ())
+    return AdapterVersion(**{**row, "path": home() / row["path"], "parts": parts})
 
 
 def _row_of(version: AdapterVersion) -> dict[str, Any]:
     row = {column.name: getattr(version, column.name) for column in adapter_versions.columns}
-    return {**row, "path": str(version.path.relative_to(home()))}
+    return {**row, "path": str(version.path.relative_to(home())), "parts": [part.to_json() for part in version.parts] or None}
 
 
 def _match_digest(name: str, prefix: str, versions: Sequence[AdapterVersion]) -> AdapterVersion:

@@ -41,6 +41,7 @@ adapter_versions = Table(
     Column("num_bytes", BigInteger, nullable=False),
     Column("path", Text, nullable=False),  # below the home folder, which may move
     Column("template_digest", DIGEST, nullable=False),
+    Column("parts", JSON(none_as_null=True)),  # of a composition: the adapters it is the sum of; null for those with files of their own
     Column("created_at", TIME, nullable=False),
     Column("created_by", Text, nullable=False),
     UniqueConstraint("name", "digest", name="uq_adapter_versions_name_digest"),

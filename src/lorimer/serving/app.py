@@ -48,6 +48,7 @@ def create_app(worker: Backend, registry: Registry, *, no_keys: bool = False, ma
     metrics = Metrics(worker, names=registry.names_by_digest)
     keys = Keys(registry.engine)
     limits = Limits(max_running=worker.max_sequences, max_waiting=max_waiting, count=metrics.count_limited)
+    metrics.watch("lorimer_answers_open", "Answers that were let in and have not ended", lambda: limits.num_sequences)
     # no pages of documentation, which load scripts from elsewhere, and no redirects, which say whatever `Host` a client sent
     app = FastAPI(title="Lorimer", docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_lifespan)
     app.state.worker, app.state.models, app.state.keys, app.state.no_keys = worker, models, keys, no_keys

@@ -102,7 +102,8 @@ class Candidates:
         for version in self.registry.list_versions():  # of one name the newest first
             if version.name not in chosen or (version.name, version.version) in champions:
                 chosen[version.name] = version
-        return [version for version in chosen.values() if version.base_digest == self.base.digest]
+        own = (version for version in chosen.values() if version.base_digest == self.base.digest)
+        return [version for version in own if not version.parts]  # a composition has learned from no prompts itself
 
     def _read(self, version: AdapterVersion) -> Profile | None:
         """An adapter's profile; one that is missing or damaged is made in the background."""

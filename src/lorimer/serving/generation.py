@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from lorimer.inference.composition import MAX_PARTS, MAX_SCALE
 from lorimer.inference.sampling import SamplingParams
 from lorimer.serving.body import INT64, Neutral, RequestPart, Text, without_neutral
 from lorimer.serving.messages import ResponseFormat
@@ -18,8 +19,6 @@ MAX_ANSWERS = 128  # prompts, and answers to each
 MAX_STOPS, MAX_STOP_LEN = 4, 256
 MAX_BIASES = 1024
 MAX_LOGPROBS = 20
-MAX_ADAPTERS = 8
-MAX_SCALE = 10.0
 NAMES_OF_BASE = ("", "base")
 
 NEUTRAL: Neutral = {
@@ -70,7 +69,7 @@ class GenerationRequest(RequestPart):
     `auto`."""
     adapter_id: Text | None = Field(None, min_length=1, max_length=1000)
     """LoRAX's name of `model`; then `model` is the base's or left out."""
-    adapters: list[NamedAdapter] = Field([], max_length=MAX_ADAPTERS)
+    adapters: list[NamedAdapter] = Field([], max_length=MAX_PARTS)
     """Adapters whose changes are added up, each with its scale; `model` is the base's name then."""
     max_tokens: int | None = Field(None, ge=1, lt=INT64)
     temperature: float = Field(1.0, ge=0, le=2)

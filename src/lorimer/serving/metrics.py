@@ -41,6 +41,10 @@ class Metrics:
         gauges = {
             "lorimer_requests_running": ("Sequences in the batch", lambda: worker.num_running),
             "lorimer_requests_waiting": ("Sequences that wait", lambda: worker.num_waiting),
+            "lorimer_preemptions": ("Sequences thrown out of the cache for others, since the start", lambda: worker.num_preempted),
+            "lorimer_cache_blocks": ("Blocks of the cache", lambda: worker.engine.cache.blocks.num_blocks),
+            "lorimer_cache_blocks_free": ("Blocks that nobody holds", lambda: worker.num_free_blocks),
+            "lorimer_adapter_holds": ("Adapters held by sequences, each as often as it is", lambda: worker.num_holds),
             "lorimer_adapters_resident": ("Adapters in memory", lambda: worker.num_resident),
             "lorimer_adapters_quarantined": ("Adapters that failed their proof", lambda: list(worker.proofs.values()).count(False)),
             "vllm:num_requests_running": ("Sequences in the batch", lambda: worker.num_running),
@@ -48,8 +52,12 @@ class Metrics:
             "vllm:kv_cache_usage_perc": ("Share of the cache in use, 1 is all", lambda: worker.cache_usage),
         }
         for name, (help_text, read) in gauges.items():
-            Gauge(name, help_text, registry=self.registry).set_function(read)
+            self.watch(name, help_text, read)
         self.registry.register(ProofCollector(worker, names))
+
+    def watch(self, name: str, help_text: str, read: Callable[[], float]) -> None:
+        """A number that is looked at when it is asked for."""
+        Gauge(name, help_text, registry=self.registry).set_function(read)
 
     def observe(self, record: RequestRecord) -> None:
         """Count a request that has ended."""

@@ -11,12 +11,13 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from lorimer.errors import NotFoundError, UsageError
-from lorimer.inference.composition import Composition, Part
+from lorimer.inference.composition import MAX_PARTS, Composition, Part
 from lorimer.inference.routing import RoutingDecision
 from lorimer.model.shipped import SHIPPED
+from lorimer.registry.compositions import parse_named, parts_of, spell
 from lorimer.registry.records import AdapterVersion
-from lorimer.registry.registry import CHAMPION, NAME_PATTERN, Registry
-from lorimer.serving.generation import MAX_ADAPTERS, MAX_SCALE, NamedAdapter
+from lorimer.registry.registry import CHAMPION, NAME_PATTERN, Registry, folder_of
+from lorimer.serving.generation import NamedAdapter
 from lorimer.serving.refusals import ApiError, shown
 from lorimer.serving.replies import ModelCard
 
@@ -24,8 +25,6 @@ BASE_ALIAS, AUTO = "base", "auto"
 DEFAULT_BASE = "gemma3-270m"
 OWNER = "lorimer"
 REFERENCE_PATTERN = re.compile(rf"{NAME_PATTERN}(@[A-Za-z0-9_:-]{{1,80}})?")
-SPELLED_PATTERN = re.compile(r"(?P<id>[^*+]+)(\*(?P<scale>-?[0-9]{1,2}(\.[0-9]{1,12})?(e-[0-9]{2})?))?")
-"""One adapter of several, as replies name it: `sql@v3*0.7`."""
 MAX_NEAR = 3
 
 
@@ -43,9 +42,6 @@ class TargetPart:
     folder: Path
     """Its files."""
     scale: float = 1.0
-
-    def __str__(self) -> str:
-        return self.id if self.scale == 1 else f"{self.id}*{self.scale:.12g}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +67,8 @@ class Target:
 
     @property
     def is_composed(self) -> bool:
-        """Whether it is several adapters, or one with a scale."""
-        return any(part.digest != self.digest for part in self.parts)
+        """Whether the request put it together: several adapters, or one with a scale, that have no name of their own."""
+        return bool(self.parts) and not REFERENCE_PATTERN.fullmatch(self.id)
 
     @property
     def folder(self) -> Path | None:
@@ -126,7 +122,7 @@ class Models:
             return Target(id=self.base_name)
         if "*" in model or "+" in model:
             return self._compose(self._spelled(model), param="model")
-        return _target([self._part(self._find(model))])
+        return self._target([(self._find(model), 1.0)], param="model")
 
     def _find(self, name: str, *, param: str = "model") -> AdapterVersion:
         """The version of that name, made for this base."""
@@ -148,25 +144,29 @@ class Models:
             )
         return version
 
-    def _part(self, version: AdapterVersion, scale: float = 1.0) -> TargetPart:
-        return TargetPart(id=version.id, digest=version.digest, folder=version.path, scale=scale)
-
     def _compose(self, adapters: Sequence[NamedAdapter], *, param: str) -> Target:
         """Several adapters at once, each of them once."""
-        parts = [self._part(self._find(adapter.id, param=param), adapter.scale) for adapter in adapters]
+        return self._target([(self._find(adapter.id, param=param), adapter.scale) for adapter in adapters], param=param)
+
+    def _target(self, named: Sequence[tuple[AdapterVersion, float]], *, param: str, route: RoutingDecision | None = None) -> Target:
+        """Versions with a scale each; a composition among them stands for its parts, which its name was granted for."""
+        found = [(version.id, part) for version, scale in named for part in parts_of(version, scale)]
+        parts = tuple(TargetPart(id=one.id, digest=one.digest, folder=folder_of(one.digest), scale=one.scale) for _, one in found)
         digests = [part.digest for part in parts]
-        if twice := [part.id for part in parts if digests.count(part.digest) > 1]:
-            message = f"{twice[0]!r} is named twice: name it once, with the sum of its scales"
+        if twice := [name for name, part in found if digests.count(part.digest) > 1]:  # not the part's: a key may not know it
+            message = f"{twice[-1]!r} adds what is there already: name an adapter once, with the sum of its scales"
             raise ApiError(400, message, param=param, code="invalid_value")
-        return _target(parts)
+        if len(parts) > MAX_PARTS:
+            message = f"{len(parts)} adapters, those of compositions counted, are more than {MAX_PARTS}: name fewer"
+            raise ApiError(400, message, param=param, code="invalid_value")
+        return Target(id="+".join(spell(version.id, scale) for version, scale in named), parts=parts, route=route)
 
     def _spelled(self, model: str) -> list[NamedAdapter]:
         """The adapters of a name as replies spell it."""
-        found = [SPELLED_PATTERN.fullmatch(text) for text in model.split("+", MAX_ADAPTERS)]
-        named = [NamedAdapter.model_construct(id=one["id"], scale=float(one["scale"] or 1)) for one in found if one is not None]
-        if len(named) != len(found) or len(named) > MAX_ADAPTERS or any(abs(one.scale) > MAX_SCALE for one in named):
+        found = [parse_named(text) for text in model.split("+", MAX_PARTS)]
+        if None in found or len(found) > MAX_PARTS:
             raise self._not_found(model)
-        return named
+        return [NamedAdapter.model_construct(id=one.id, scale=one.scale) for one in found if one is not None]
 
     def _routed(self, route: Route, prompt_ids: tuple[int, ...]) -> Target:
         """What is nearest to a prompt, of what may be named here."""
@@ -174,7 +174,7 @@ class Models:
         decision = route(prompt_ids, versions.keys())
         version = None if decision.digest is None else versions.get(decision.digest)
         if version is not None:
-            return Target(id=version.id, parts=(self._part(version),), route=decision)
+            return self._target([(version, 1.0)], param="model", route=decision)
         if self.may_use_base:
             return Target(id=self.base_name, route=decision)
         message = "no adapter is near enough to this request, and the base may not be used with this key: name an adapter"
@@ -232,7 +232,3 @@ class Models:
         hint = f"did you mean {' or '.join(repr(name) for name in near)}?" if near else "GET /v1/models lists what there is"
         what = "the model" if param == "model" else f"`{param}`: the adapter"
         return ApiError(404, f"{what} {shown(model)!r} does not exist: {hint}", param=param, code="model_not_found")
-
-
-def _target(parts: Sequence[TargetPart]) -> Target:
-    return Target(id="+".join(map(str, parts)), parts=tuple(parts))

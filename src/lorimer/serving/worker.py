@@ -90,6 +90,21 @@ class EngineWorker:
         return self.engine.cache.blocks.usage
 
     @property
+    def num_free_blocks(self) -> int:
+        """Blocks of the cache that nobody holds; they may still keep beginnings that are asked again."""
+        return self.engine.cache.blocks.num_idle
+
+    @property
+    def num_preempted(self) -> int:
+        """How often a sequence was thrown out of the cache for another, since the start."""
+        return self.engine.scheduler.num_preempted
+
+    @property
+    def num_holds(self) -> int:
+        """How often sequences hold adapters in memory."""
+        return self.engine.adapters.num_holds
+
+    @property
     def num_resident(self) -> int:
         """Adapters in memory."""
         return len(self.engine.adapters.digests)
