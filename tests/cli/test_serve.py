@@ -1,5 +1,6 @@
 """`lorimer serve` and `lorimer chat`, on a tiny base in Hugging Face format."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -46,16 +47,24 @@ def base_folder(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def server(base_folder: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+@contextlib.contextmanager
+def serving(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     """`lorimer serve` as a process; its base is found through the adapter."""
     here = str(Path(__file__).parent)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([here, *sys.path]), "COLUMNS": "300"}
-    command = [sys.executable, "-c", PROGRAM, "serve", "--port", "0"]
+    command = [sys.executable, "-c", PROGRAM, "serve", "--port", "0", *arguments]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    yield process
-    process.kill()
-    process.communicate()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def server(base_folder: Path) -> Iterator[subprocess.Popen[str]]:
+    with serving() as process:
+        yield process
 
 
 def run(*arguments: str) -> str:
@@ -77,6 +86,19 @@ def test_serve_says_what_can_be_asked_and_ends_with_one_line(server: subprocess.
     output, errors = server.communicate(timeout=20)
     assert (server.returncode, output.strip()) == (0, "Stopped.")
     assert "Traceback" not in errors
+
+
+def test_dedicated_server_merges_tells_what_that_changes_and_serves_nothing_else(base_folder: Path) -> None:
+    with serving("--dedicated", "helpdesk@v1") as process:
+        assert process.stdout is not None
+        merged, first, *names = [process.stdout.readline() for _ in range(4)]
+        assert merged.startswith(f"Merged helpdesk@v1 into {base_folder}. Beside the adapter unmerged: over ")
+        assert "the likeliest token is the same at " in merged
+        assert [name.split()[0] for name in names] == ["helpdesk", "helpdesk@v1"]
+        url = first.split(" on ")[1].split()[0]
+        with pytest.raises(NotFoundError, match="dedicated to 'helpdesk@v1'"):
+            run("chat", "base", "--message", "hi", "--url", url)
+        assert len(run("chat", "helpdesk", "--message", "hi", "--url", url)) > 10
 
 
 def test_chat_answers_once_in_process_and_through_a_server(base_folder: Path) -> None:

@@ -11,6 +11,7 @@ from lorimer.cli.console import console, error_console, working
 from lorimer.errors import UsageError
 
 if TYPE_CHECKING:
+    from lorimer.registry.records import AdapterVersion
     from lorimer.registry.registry import Registry
     from lorimer.serving.backend import Backend
     from lorimer.serving.resolve import Models
@@ -24,6 +25,7 @@ def serve(
     host: str = typer.Option("127.0.0.1", help="Address to listen on; 0.0.0.0 for all of this machine's."),
     port: int = typer.Option(8000, min=0, max=65535, help="Port to listen on; 0 takes a free one."),
     no_keys: bool = typer.Option(False, "--no-keys", help="Answer everybody, on any address, whatever keys there are."),
+    dedicated: str | None = typer.Option(None, metavar="NAME", help="Merge this version into the base and serve nothing else."),
     max_waiting: int = typer.Option(256, min=1, max=100_000, help="Answers that may wait; beyond it requests get a 503."),
     cache_mb: float = typer.Option(1000, "--cache-mb", min=0.1, help="Memory for keys and values of answers in flight, in megabytes."),
     adapter_mb: float = typer.Option(2000, "--adapter-mb", min=0.1, help="Memory for adapters that are not in use but kept, in megabytes."),
@@ -50,20 +52,23 @@ def serve(
 
     registry = Registry(open_database())
     keys = Keys(registry.engine)
-    name = base or base_for(registry)
     if backend == "embedded" and (vllm_options or print_command or vllm_url):
         raise UsageError("options for vLLM were given, and the embedded engine was asked for: add `--backend vllm`, or leave them out")
+    if backend == "vllm" and dedicated is not None:
+        raise UsageError("vLLM serves adapters beside the base, `--dedicated` merges one into it: leave out one of the two")
+    merged = None if dedicated is None else registry.resolve(dedicated)
+    name = base or base_for(registry, dedicated)
     if print_command:
         _print_command(name, registry, vllm_python, max_sequences, max_len, vllm_options or [])
         return
     check_address(host, keys, no_keys=no_keys)
     opened = (
-        _embedded(name, cache_bytes=int(cache_mb * 1e6), adapter_bytes=int(adapter_mb * 1e6))
+        _embedded(name, registry, merged, cache_bytes=int(cache_mb * 1e6), adapter_bytes=int(adapter_mb * 1e6))
         if backend == "embedded"
         else _vllm(name, registry, vllm_url, vllm_python, max_sequences, max_len, vllm_options or [])
     )
     with opened as worker:
-        app = create_app(worker, registry, no_keys=no_keys, max_waiting=max_waiting)
+        app = create_app(worker, registry, no_keys=no_keys, max_waiting=max_waiting, merged=merged)
         if not is_loopback(host):
             note = f"Anyone who reaches {host} can ask" if no_keys else "Keys travel as they are: put a proxy with TLS before this address"
             error_console.print(f"{note}.", style="yellow", highlight=False)
@@ -72,14 +77,21 @@ def serve(
 
 
 @contextlib.contextmanager
-def _embedded(name: str, *, cache_bytes: int, adapter_bytes: int) -> "Iterator[Backend]":
+def _embedded(
+    name: str, registry: "Registry", merged: "AdapterVersion | None", *, cache_bytes: int, adapter_bytes: int
+) -> "Iterator[Backend]":
     """The engine of this process."""
     from lorimer.inference.engine import EngineConfig
     from lorimer.model.base import load_base
+    from lorimer.serving.dedicated import merge_version
     from lorimer.serving.server import open_worker
 
     with working(f"Loading base {name}"):
-        worker = open_worker(load_base(name), EngineConfig(cache_bytes=cache_bytes, adapter_bytes=adapter_bytes))
+        base = load_base(name)
+        divergence = None if merged is None else merge_version(registry, merged, base)
+        worker = open_worker(base, EngineConfig(cache_bytes=cache_bytes, adapter_bytes=adapter_bytes), owns_base=True)
+    if merged is not None:
+        console.print(f"Merged {merged.id} into {name}. Beside the adapter unmerged: {divergence}.", markup=False, highlight=False)
     yield worker
 
 
@@ -116,8 +128,8 @@ def _print_command(name: str, registry: "Registry", python: str, max_sequences: 
 
 def _show(models: "Models", url: str, *, needs_key: bool) -> None:
     """What can be asked for, and how."""
-    base, *adapters = models.cards()
-    console.print(f"Serving {base.id} on {url}  (Ctrl-C stops)", markup=False, highlight=False)
+    adapters = [card for card in models.cards() if card.parent is not None]
+    console.print(f"Serving {models.base_name} on {url}  (Ctrl-C stops)", markup=False, highlight=False)
     for card in adapters[:MAX_LISTED]:
         console.print(f"  {card.id:32} {card.root[:12]}", markup=False, highlight=False)
     if len(adapters) > MAX_LISTED:

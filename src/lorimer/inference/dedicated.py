@@ -13,7 +13,7 @@ from torch import Tensor
 from lorimer.errors import AdapterError
 from lorimer.model.attention import PackedSegments, whole
 from lorimer.model.base import Base
-from lorimer.model.lora import AdapterRows, LoRA
+from lorimer.model.lora import AdapterRows, LoRA, LoRAWeights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +26,31 @@ class Divergence:
     same_greedy: float
     """Share of places where the likeliest token is the same."""
     num_places: int
+
+    def __str__(self) -> str:
+        return (
+            f"over {self.num_places} places of the probes {self.mean_kl:.2g} nats (KL) in the mean, {self.max_kl:.2g} at most; "
+            f"the likeliest token is the same at {self.same_greedy:.1%}"
+        )
+
+
+def as_one(parts: Sequence[tuple[LoRA, float]]) -> LoRA:
+    """Adapters, each with a scale, as one adapter that adds the sum of their changes.
+
+    Raises:
+        AdapterError: if one of several is DoRA's.
+    """
+    if len(parts) == 1 and parts[0][1] == 1:
+        return parts[0][0]
+    if any(own.magnitude is not None for lora, _ in parts for own in lora.weights.values()):
+        raise AdapterError("a DoRA adapter answers alone and whole: its magnitudes do not add to another's change")
+    weights = {}
+    for name in dict.fromkeys(name for lora, _ in parts for name in lora.weights):
+        own = [(lora.weights[name], scale) for lora, scale in parts if name in lora.weights]
+        a = torch.cat([one.factors[0].detach().float() for one, _ in own])
+        b = torch.cat([one.factors[1].detach().float() * (one.scale * scale) for one, scale in own], 1)
+        weights[name] = LoRAWeights(a=a, b=b, scale=1.0)
+    return LoRA(config=parts[0][0].config, weights=weights)
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ from lorimer.inference.scheduler import MAX_WAIT_SECONDS, Scheduler
 from lorimer.inference.sequence import Sequence
 from lorimer.inference.slab import Slab
 from lorimer.model.base import Base
-from lorimer.model.machine import give_back_freed_memory
+from lorimer.model.machine import give_back_freed_memory, give_back_pages
 from lorimer.model.packed import PackedLinear
 
 BROKEN = "the answer left the finite numbers: its adapter's weights are too large for this prompt; train it again, or ask another one"
@@ -67,12 +67,15 @@ class Engine:
         )
 
     def release_base(self) -> None:
-        """Let go of the base's own copies of weights that are packed here: after it nothing but this engine can use the base."""
-        if isinstance(self.decoder, FusedDecoder):
-            for name in self.decoder.places:
-                layer = self.base.layers[name]
-                layer.weight.data = layer.weight.data.new_empty(0)
-            give_back_freed_memory()
+        """Let go of the base's own copies of weights that are copied here: after it nothing but this engine can use the base."""
+        if not isinstance(self.decoder, FusedDecoder):
+            return
+        for name, (packed, _) in self.decoder.places.items():
+            _let_go(self.base.layers[name].weight, packed)
+        head = self.base.head.weight
+        if head.data_ptr() != self.base.model.get_input_embeddings().weight.data_ptr():  # where it is tied, prompts are read from it
+            _let_go(head, self.head)
+        give_back_freed_memory()
 
     @property
     def has_work(self) -> bool:
@@ -201,6 +204,13 @@ class Engine:
     def _end(self, sequence: Sequence) -> None:
         if self.scheduler.remove(sequence):
             self.adapters.release(sequence.composition)
+
+
+def _let_go(weight: Tensor, packed: PackedLinear) -> None:
+    """Leave a weight its shape alone, if its numbers lie in a product of their own; who reads it yet reads no numbers."""
+    if packed.weight.is_mkldnn or packed.weight.data_ptr() != weight.data_ptr():
+        give_back_pages(weight.data)
+        weight.data = weight.data.new_full((), float("nan")).expand(weight.shape)
 
 
 def _note_state(work: Work, hidden: Tensor) -> None:

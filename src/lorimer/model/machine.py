@@ -1,6 +1,7 @@
 """What this machine can do, measured in a fraction of a second: which precision to compute in, and how fast products run."""
 
 import ctypes
+import mmap
 import os
 import platform
 import sys
@@ -11,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 ROWS, INNER, OUTER = 512, 640, 2048  # the shape of a small base's layers at a good batch
 
@@ -64,6 +66,18 @@ def give_back_threads() -> None:
     pause = getattr(openmp(), "omp_pause_resource_all", None)
     if pause is not None:
         pause(1)  # omp_pause_soft (OpenMP 5.0, 2.15): nothing but the threads is lost
+
+
+def give_back_pages(tensor: Tensor) -> None:
+    """Give the kernel the pages that a tensor alone lies in; nobody may read it after that.
+
+    Weights that were mapped from their file would stay resident for as long as any of the file is used.
+    """
+    advise = getattr(ctypes.CDLL(None), "madvise", None) if sys.platform == "linux" and tensor.device.type == "cpu" else None
+    first = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = tensor.data_ptr() + tensor.numel() * tensor.element_size() - first
+    if advise is not None and tensor.is_contiguous() and length >= mmap.PAGESIZE:
+        advise(ctypes.c_void_p(first), ctypes.c_size_t(length // mmap.PAGESIZE * mmap.PAGESIZE), mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

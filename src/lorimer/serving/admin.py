@@ -95,8 +95,12 @@ def _find_adapter(models: Models, name: str) -> TargetPart:
         exc.param = exc.param and "lora_name"
         raise
     if len(target.parts) != 1 or target.is_composed:
-        scaled = "an adapter with a scale, which is a request's" if target.parts else "the base, which is always loaded"
-        what = "several adapters" if len(target.parts) > 1 else scaled
+        if len(target.parts) > 1:
+            what = "several adapters"
+        elif target.parts:
+            what = "an adapter with a scale, which is a request's"
+        else:
+            what = "part of the base here" if target.merged_digest else "the base, which is always loaded"
         raise ApiError(400, f"{target.id!r} is {what}: name one adapter", param="lora_name", code="invalid_value")
     return target.parts[0]
 

@@ -14,12 +14,14 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from lorimer.errors import LorimerError
+from lorimer.registry.records import AdapterVersion
 from lorimer.registry.registry import Registry
 from lorimer.serving.access import Access, BodyLimit, error_response, require_admin
 from lorimer.serving.admin import add_admin_routes
 from lorimer.serving.backend import Backend
 from lorimer.serving.candidates import Candidates
 from lorimer.serving.completions import Completions
+from lorimer.serving.dedicated import DedicatedModels
 from lorimer.serving.document import ANSWERED, HEALTH, KEYED, READ_ERRORS, STREAMED, TEXT, describe, errors
 from lorimer.serving.generate import GenerateRequest
 from lorimer.serving.keys import Keys
@@ -37,14 +39,24 @@ MAX_BODY_BYTES = 2 << 20
 GRACE_SECONDS = 3.0  # for answers in flight when the server ends
 
 
-def create_app(worker: Backend, registry: Registry, *, no_keys: bool = False, max_waiting: int = MAX_WAITING) -> FastAPI:
+def create_app(
+    worker: Backend,
+    registry: Registry,
+    *,
+    no_keys: bool = False,
+    max_waiting: int = MAX_WAITING,
+    merged: AdapterVersion | None = None,
+) -> FastAPI:
     """The HTTP API over a backend and the adapters of a registry. The backend runs from the app's start to its end.
 
     Once the registry's database holds an API key, callers need one; with `no_keys` they never do. Beyond `max_waiting` answers that wait,
-    requests are refused.
+    requests are refused. Where a version is `merged` into the engine's base, it is all that is served.
     """
     base = worker.base
-    models = Models(registry, base_name=base.name, base_digest=base.digest, max_len=worker.max_len)
+    if merged is None:
+        models = Models(registry, base_name=base.name, base_digest=base.digest, max_len=worker.max_len)
+    else:
+        models = DedicatedModels(registry, merged, max_len=worker.max_len)
     metrics = Metrics(worker, names=registry.names_by_digest)
     keys = Keys(registry.engine)
     limits = Limits(max_running=worker.max_sequences, max_waiting=max_waiting, count=metrics.count_limited)

@@ -54,6 +54,8 @@ class Target:
     """The adapters; none for the base alone."""
     route: RoutingDecision | None = None
     """Where the request left it to us."""
+    merged_digest: str | None = None
+    """Of the version that is part of the base here; then there are no parts."""
 
     @property
     def composition(self) -> Composition:
@@ -63,7 +65,7 @@ class Target:
     @property
     def digest(self) -> str | None:
         """The adapter's, or that of the composition; None for the base."""
-        return self.composition.digest or None
+        return self.composition.digest or self.merged_digest
 
     @property
     def is_composed(self) -> bool:

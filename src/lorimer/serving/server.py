@@ -16,6 +16,7 @@ from lorimer.errors import LorimerError, UsageError
 from lorimer.inference.engine import Engine, EngineConfig
 from lorimer.model.base import Base
 from lorimer.model.machine import give_back_threads
+from lorimer.registry.records import AdapterVersion
 from lorimer.registry.registry import Registry
 from lorimer.serving.app import GRACE_SECONDS, create_app
 from lorimer.serving.backend import Backend
@@ -70,11 +71,13 @@ def open_app(base: Base, config: EngineConfig | None = None, *, no_keys: bool = 
     return create_app(open_worker(base, config), Registry(open_database()), no_keys=no_keys, max_waiting=max_waiting)
 
 
-def open_worker(base: Base, config: EngineConfig | None = None) -> EngineWorker:
-    """The embedded engine over a loaded base."""
-    worker = EngineWorker(Engine(base, config))
+def open_worker(base: Base, config: EngineConfig | None = None, *, owns_base: bool = False) -> EngineWorker:
+    """The embedded engine over a loaded base. Where nobody else uses the base it may be owned: what is packed is then not kept twice."""
+    engine = Engine(base, config)
+    if owns_base:
+        engine.release_base()
     give_back_threads()  # those that read and packed the base; the engine's thread starts its own
-    return worker
+    return EngineWorker(engine)
 
 
 def check_address(host: str, keys: Keys, *, no_keys: bool = False) -> None:
