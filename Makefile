@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test check install lock format size clean test-quality test-clients fuzz bench-train bench-claims bench-xsid bench-plan bench-serve help
+.PHONY: quickstart test check install lock format size clean test-quality test-clients fuzz soak bench-train bench-claims bench-xsid bench-plan bench-serve help
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -58,6 +58,9 @@ bench-plan: $(INSTALLED) ## plans beside what their runs then needed; ten minute
 
 bench-serve: $(INSTALLED) .venv-peers ## serving beside vLLM, llama.cpp and PEFT, those that are there
 	$(BIN)/python bench/serve.py
+
+soak: $(INSTALLED) ## isolation under fire; ten minutes
+	$(BIN)/python bench/soak.py
 
 .venv-peers: bench/peers.txt
 	$(PYTHON) -m venv .venv-peers

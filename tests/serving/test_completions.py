@@ -229,7 +229,7 @@ def test_damaged_adapter_is_a_503_without_paths(client: TestClient, helpdesk: Ad
     (helpdesk.path / "adapter_model.safetensors").write_bytes(b"damaged")
     for is_streamed in (False, True):
         reply = client.post("/v1/chat/completions", json={**ASK, "stream": is_streamed})
-        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "adapter_unavailable")
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "adapter_quarantined")
         assert str(helpdesk.path) not in reply.text
     assert str(helpdesk.path) in caplog.text
     assert text_in(ask(client, model="billing"))

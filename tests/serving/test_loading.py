@@ -193,12 +193,18 @@ def test_an_older_version_made_behind_another_template_is_quarantined(started: E
     assert started.proofs == {digest: False}
 
 
-def test_weights_that_changed_on_disk_are_no_quarantine_but_an_error_as_before(started: EngineWorker, proved: AdapterVersion) -> None:
-    weights = proved.path / WEIGHTS_FILE
+def test_weights_that_changed_on_disk_are_quarantined_and_not_read_again_until_they_change(
+    started: EngineWorker, proved: AdapterVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, num_read, read = proved.path / WEIGHTS_FILE, [], started.loader.read
+    monkeypatch.setattr(started.loader, "read", lambda *given: (num_read.append(1), read(*given))[1])
     right = weights.read_bytes()
     weights.write_bytes(right[:-4] + b"abcd")
-    with pytest.raises(Exception, match="registered was"):
-        ask(started, proved)
+    for _ in range(3):
+        with pytest.raises(QuarantineError, match="its files have digest"):
+            ask(started, proved)
+    assert len(num_read) == 1
+    assert started.proofs == {proved.digest: False}
     weights.write_bytes(right)
     assert ask(started, proved)
 

@@ -219,8 +219,7 @@ class Completions:
             case UnavailableError():
                 logger.error("request %s: %s", call.id, exc)
                 return ApiError(503, str(exc), kind="server_error", code="backend_unavailable", headers={"retry-after": "2"})
-            case QuarantineError():
-                logger.error("request %s: %s", call.id, exc)
+            case QuarantineError():  # the log was told when it was found out
                 return ApiError(503, str(exc), kind="server_error", code="adapter_quarantined")
             case AdapterError() | IntegrityError():
                 logger.error("request %s: %s", call.id, exc)

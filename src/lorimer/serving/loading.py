@@ -49,7 +49,6 @@ class AdapterLoader:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="adapter-loader")
         self._waiting: dict[str, list[Done]] = {}  # by the digest that is being read
         self._quarantined: dict[str, tuple[str, State]] = {}  # why, and the files it was so with
-        self._states: dict[str, State] = {}  # of the files that are being read
         self._proved = set[str]()
 
     @property
@@ -88,19 +87,15 @@ class AdapterLoader:
         """Read an adapter and check it, in the loader's thread; the engine goes on meanwhile.
 
         Raises:
-            IntegrityError: if the files are not the registered ones.
-            QuarantineError: if it is known to be bad, or what was recorded of it is.
+            QuarantineError: if the files are not the registered ones, or what was recorded of them is not right.
             AdapterError: if the files are missing or do not fit the base.
         """
-        reason, bad_state = self._quarantined.get(digest, ("", None))
-        self._states[digest] = state = state_of(folder)
-        if state == bad_state:
-            raise QuarantineError(reason)
+        state = state_of(folder)
         if folder.is_symlink():
             raise IntegrityError(f"{str(folder)!r} is a symbolic link, adapters lie there themselves: restore the folder")
         found = digest_of_folder(folder)
         if found != digest:
-            raise IntegrityError(f"the files in {str(folder)!r} have digest {found[:12]}, registered was {digest[:12]}: restore them")
+            raise self._refusal(digest, f"its files have digest {found[:12]!r}, they were changed")
         lora = load_adapter(folder, self.base)
         if not {own for own in state if own[0] in FILES} <= set(state_of(folder)):
             raise IntegrityError(f"the files in {str(folder)!r} changed while they were read: try again")
@@ -126,17 +121,23 @@ class AdapterLoader:
         return fingerprint
 
     def _load(self, digest: str, folder: Path | None, done: Done) -> None:
-        """Have an adapter read, once for all who want it."""
+        """Have an adapter read, once for all who want it; one in quarantine only if its files have changed since."""
         if folder is None:
             done(EngineError(f"adapter {digest[:12]!r} is not resident and no folder was given: give one"))
-        elif digest in self._waiting:
+            return
+        if digest in self._waiting:
             self._waiting[digest].append(done)
-        else:
-            self._waiting[digest] = [done]
-            reading = self._thread.submit(self._read_and_rest, digest, folder)
-            reading.add_done_callback(lambda reading: self.between_steps(lambda: self._take(digest, folder, reading)))
+            return
+        state = state_of(folder)
+        reason, bad_state = self._quarantined.get(digest, ("", None))
+        if state == bad_state:
+            done(QuarantineError(reason))
+            return
+        self._waiting[digest] = [done]
+        reading = self._thread.submit(self._read_and_rest, digest, folder)
+        reading.add_done_callback(lambda reading: self.between_steps(lambda: self._take(digest, folder, state, reading)))
 
-    def _take(self, digest: str, folder: Path, reading: Future[Reading]) -> None:
+    def _take(self, digest: str, folder: Path, state: State, reading: Future[Reading]) -> None:
         """Prove what was read, make it resident, and tell who waits."""
         error: LorimerError | None = None
         try:
@@ -147,13 +148,12 @@ class AdapterLoader:
                 logger.warning("adapter %s is out of quarantine: it answers as registered", digest[:12])
         except QuarantineError as exc:
             error = exc
-            self._quarantine(digest, exc)
+            self._quarantine(digest, folder, state, exc)
         except LorimerError as exc:
             error = exc
         except Exception as exc:
             logger.exception("adapter %s could not be loaded", digest[:12])
             error = EngineError(f"adapter {digest[:12]!r} cannot be loaded: {exc}")
-        self._states.pop(digest, None)
         for done in self._waiting.pop(digest):
             done(error)
 
@@ -169,13 +169,13 @@ class AdapterLoader:
             raise self._refusal(digest, proof.reason)
         logger.info("adapter %s is proved: %.3g nats off, %.3g allowed", digest[:12], proof.difference, proof.allowed)
 
-    def _quarantine(self, digest: str, error: QuarantineError) -> None:
+    def _quarantine(self, digest: str, folder: Path, state: State, error: QuarantineError) -> None:
         """Remember why, for these files; the log is told once."""
         known = self._quarantined.get(digest)
-        self._quarantined[digest] = str(error), self._states[digest]
+        self._quarantined[digest] = str(error), state
         self._proved.discard(digest)
         if known is None or known[0] != str(error):
-            logger.error("%s", error)
+            logger.error("%s (its files: %s)", error, folder)
 
     def _refusal(self, digest: str, reason: str) -> QuarantineError:
         return QuarantineError(f"adapter {digest[:12]!r} is quarantined: {reason}; restore what was registered, or register it again")

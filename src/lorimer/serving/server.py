@@ -16,7 +16,6 @@ from lorimer.errors import LorimerError, UsageError
 from lorimer.inference.engine import Engine, EngineConfig
 from lorimer.model.base import Base
 from lorimer.model.machine import give_back_threads
-from lorimer.registry.records import AdapterVersion
 from lorimer.registry.registry import Registry
 from lorimer.serving.app import GRACE_SECONDS, create_app
 from lorimer.serving.backend import Backend
