@@ -198,7 +198,8 @@ def llama() -> Iterator[str]:
         shipped = SHIPPED["gemma3-270m"]
         copy_checked(importlib.import_module(shipped.package).chunk_paths(), base, shipped.sha256)
     command = [
-        f"{LLAMA}/llama-server", "-m", str(base), "--no-repack", "--lora", ",".join(files), "--lora-init-without-apply", "--port", str(port),
+        f"{LLAMA}/llama-server", "-m", str(base), "--no-repack", "--lora", ",".join(files), "--lora-init-without-apply",
+        "--port", str(port),
         "-c", "16384", "-np", "8", "-t", "2", "-tb", "2",
     ]  # fmt: skip
     environment = {**OFFLINE, "LD_LIBRARY_PATH": LLAMA}

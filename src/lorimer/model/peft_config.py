@@ -50,11 +50,13 @@ class PeftConfig:
 
     def rank_of(self, name: str) -> int | None:
         """What a layer's rank should be, by its full name; None where nothing is said."""
-        return _matching(self.ranks, name, self.rank)
+        rank: int | None = _matching(self.ranks, name, self.rank)
+        return rank
 
     def scale_of(self, name: str, rank: int) -> float:
         """What the product of a layer's factors is multiplied by."""
-        return _matching(self.alphas, name, self.alpha) / (math.sqrt(rank) if self.is_rank_stabilised else rank)
+        alpha: float = _matching(self.alphas, name, self.alpha)
+        return alpha / (math.sqrt(rank) if self.is_rank_stabilised else rank)
 
 
 def read_peft_config(folder: Path) -> PeftConfig:

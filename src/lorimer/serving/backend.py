@@ -3,7 +3,7 @@
 There are two: the embedded engine's thread (worker.py) and vLLM behind HTTP (vllm_backend.py).
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -21,6 +21,8 @@ class Progress(NamedTuple):
     """`time.perf_counter()` when the tokens were there."""
 
 
+Gauge = tuple[str, Callable[[], float]]
+"""What a number means, and what reads it."""
 NO_FOLDERS: Mapping[str, Path] = {}
 
 
@@ -66,6 +68,10 @@ class Backend(Protocol):
     @property
     def proofs(self) -> Mapping[str, bool]:
         """By digest, whether an adapter in memory or in quarantine answers as it did when it was registered."""
+
+    @property
+    def gauges(self) -> Mapping[str, Gauge]:
+        """Numbers of its own for /metrics."""
 
     def start(self) -> None:
         """Take requests from now on."""

@@ -41,15 +41,12 @@ class Metrics:
         gauges = {
             "lorimer_requests_running": ("Sequences in the batch", lambda: worker.num_running),
             "lorimer_requests_waiting": ("Sequences that wait", lambda: worker.num_waiting),
-            "lorimer_preemptions": ("Sequences thrown out of the cache for others, since the start", lambda: worker.num_preempted),
-            "lorimer_cache_blocks": ("Blocks of the cache", lambda: worker.engine.cache.blocks.num_blocks),
-            "lorimer_cache_blocks_free": ("Blocks that nobody holds", lambda: worker.num_free_blocks),
-            "lorimer_adapter_holds": ("Adapters held by sequences, each as often as it is", lambda: worker.num_holds),
             "lorimer_adapters_resident": ("Adapters in memory", lambda: worker.num_resident),
             "lorimer_adapters_quarantined": ("Adapters that failed their proof", lambda: list(worker.proofs.values()).count(False)),
             "vllm:num_requests_running": ("Sequences in the batch", lambda: worker.num_running),
             "vllm:num_requests_waiting": ("Sequences that wait", lambda: worker.num_waiting),
             "vllm:kv_cache_usage_perc": ("Share of the cache in use, 1 is all", lambda: worker.cache_usage),
+            **worker.gauges,
         }
         for name, (help_text, read) in gauges.items():
             self.watch(name, help_text, read)

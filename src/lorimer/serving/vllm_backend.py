@@ -19,7 +19,7 @@ from lorimer.inference.sampling import TokenScores
 from lorimer.inference.sequence import Sequence
 from lorimer.model.base_text import BaseText
 from lorimer.registry.registry import digest_of_folder
-from lorimer.serving.backend import NO_FOLDERS, Progress
+from lorimer.serving.backend import NO_FOLDERS, Gauge, Progress
 from lorimer.serving.loading import State, state_of
 from lorimer.serving.turns import Turns
 from lorimer.serving.vllm_proof import VllmProber
@@ -85,6 +85,11 @@ class VllmBackend:
     def proofs(self) -> Mapping[str, bool]:
         """See `Backend`."""
         return dict.fromkeys(self._proved, True) | dict.fromkeys(self._quarantined, False)
+
+    @property
+    def gauges(self) -> Mapping[str, Gauge]:
+        """None: vLLM has its own /metrics."""
+        return {}
 
     def start(self) -> None:
         """Take requests from now on; called in the event loop that they come from."""

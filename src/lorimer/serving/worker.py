@@ -16,7 +16,7 @@ from lorimer.errors import EngineError, LorimerError
 from lorimer.inference.engine import Engine
 from lorimer.inference.sequence import Sequence
 from lorimer.model.base_text import text_of
-from lorimer.serving.backend import NO_FOLDERS, Progress
+from lorimer.serving.backend import NO_FOLDERS, Gauge, Progress
 from lorimer.serving.loading import AdapterLoader, Command, settle
 
 logger = logging.getLogger(__name__)
@@ -90,19 +90,18 @@ class EngineWorker:
         return self.engine.cache.blocks.usage
 
     @property
-    def num_free_blocks(self) -> int:
-        """Blocks of the cache that nobody holds; they may still keep beginnings that are asked again."""
-        return self.engine.cache.blocks.num_idle
-
-    @property
-    def num_preempted(self) -> int:
-        """How often a sequence was thrown out of the cache for another, since the start."""
-        return self.engine.scheduler.num_preempted
-
-    @property
-    def num_holds(self) -> int:
-        """How often sequences hold adapters in memory."""
-        return self.engine.adapters.num_holds
+    def gauges(self) -> Mapping[str, Gauge]:
+        """See `Backend`."""
+        blocks, scheduler, adapters = self.engine.cache.blocks, self.engine.scheduler, self.engine.adapters
+        return {
+            "lorimer_preemptions": ("Sequences thrown out of the cache for others, since the start", lambda: scheduler.num_preempted),
+            "lorimer_cache_blocks": ("Blocks of the cache", lambda: blocks.num_blocks),
+            "lorimer_cache_blocks_free": (
+                "Blocks that nobody holds; they may keep beginnings that are asked again",
+                lambda: blocks.num_idle,
+            ),
+            "lorimer_adapter_holds": ("Adapters held by sequences, each as often as it is", lambda: adapters.num_holds),
+        }
 
     @property
     def num_resident(self) -> int:
