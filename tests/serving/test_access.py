@@ -240,7 +240,6 @@ def test_what_is_not_allowed_is_refused_as_what_does_not_exist(
         ("/v1/unload_lora_adapter", {"lora_name": "helpdesk"}),
         ("/v1/load_lora_adapter", {"wrong": 1}),
         ("/v1/load_lora_adapter%0A", {"lora_name": "helpdesk"}),
-        ("/v1/load_lora_adapter/", {"lora_name": "helpdesk"}),
     ],
 )
 def test_chat_key_on_an_admin_route_is_a_403(client: TestClient, worker: EngineWorker, make_key: MakeKey, path: str, body: Any) -> None:

@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from fakes import tiny_base
 from lorimer.errors import AdapterError, IntegrityError, QuarantineError, UsageError
+from lorimer.inference.compiled_rows import CompiledRows
 from lorimer.inference.engine import Engine, EngineConfig
 from lorimer.inference.routing import RoutingDecision
 from lorimer.model.adapter import Lock, save_adapter
@@ -66,7 +67,9 @@ def test_merged_version_answers_as_unmerged_and_adds_nothing_to_a_step(
             assert (reply.json()["model"], reply.headers["x-adapter-digest"]) == ("helpdesk@v1", helpdesk.digest)
         assert [card["id"] for card in client.get("/v1/models").json()["data"]] == ["helpdesk", "helpdesk@v1"]
         assert 'lorimer_requests_total{adapter="helpdesk@v1",outcome="ok"} 3.0' in client.get("/metrics").text
-    assert (worker.engine.slab.num_columns, worker.engine.slab.a, worker.engine.adapters.digests) == (0, {}, [])
+    rows = worker.engine.rows
+    assert not (rows.tables if isinstance(rows, CompiledRows) else rows.num_columns)
+    assert worker.engine.adapters.digests == []
 
 
 def test_composition_is_merged_as_its_sum(registry: Registry, helpdesk: AdapterVersion, billing: AdapterVersion) -> None:

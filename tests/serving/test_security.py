@@ -279,7 +279,8 @@ def link_folder(folder: Path) -> None:
 def test_files_changed_after_registration_are_not_served(client: TestClient, billing: AdapterVersion, change: Spoil) -> None:
     change(billing.path)
     for reply in (ask(client, "billing"), client.post(LOAD, json={"lora_name": "billing"})):
-        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "adapter_unavailable")
+        assert reply.status_code == 503
+        assert reply.json()["error"]["code"] in ("adapter_quarantined", "adapter_unavailable")
         assert str(billing.path.parent) not in reply.text
     assert ask(client).status_code == 200
 
