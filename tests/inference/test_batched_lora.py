@@ -114,8 +114,8 @@ def test_adapter_that_is_not_finite_is_not_taken_in() -> None:
 
 
 @pytest.mark.parametrize("is_compiled", [False, True])
-@settings(max_examples=40, deadline=None)
 @torch.inference_mode()
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(
         st.lists(st.tuples(st.sampled_from([None, *LORAS]), st.sampled_from([1, 1, 2, 9, 300])), min_size=1, max_size=6),

@@ -134,7 +134,7 @@ def test_openapi_document_describes_what_is_taken(app: FastAPI) -> None:
     document = app.openapi()
     admin = {"/v1/load_lora_adapter", "/v1/unload_lora_adapter"}
     assert set(document["paths"]) == {*ROUTES, *admin, "/generate", "/v1/models", "/v1/models/{model}", "/healthz", "/metrics"}
-    assert document["components"]["schemas"]["ChatCompletionRequest"]["additionalProperties"] is False
+    assert document["components"]["schemas"]["ChatCompletionRequest"]["additionalProperties"] == {"type": "null"}
 
 
 JSON = st.recursive(
@@ -181,3 +181,23 @@ def test_no_body_is_a_server_error(client: TestClient, body: Any, route: str) ->
 def test_no_model_name_is_a_server_error(client: TestClient, model: str) -> None:
     reply = client.post(ROUTES[1], json={"model": model, "prompt": "a", "max_tokens": 1})
     assert reply.status_code in (200, 400, 404), reply.text
+
+
+def test_a_server_has_read_the_bases_tokens_before_its_first_request(app: FastAPI) -> None:
+    grammars = app.state.prepare.__self__
+    assert grammars._tokens is None
+    with TestClient(app):
+        assert grammars._tokens is not None
+
+
+def test_tokens_that_cannot_be_read_leave_all_but_forms_to_be_asked(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **fields: Any) -> None:
+        raise ValueError("unknown kind of tokenizer")
+
+    monkeypatch.setattr("lorimer.inference.constraint.LLTokenizer", refuse)
+    body = {"model": "helpdesk", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+    with TestClient(app, raise_server_exceptions=False) as client:
+        assert client.post("/v1/chat/completions", json=body).status_code == 200
+        reply = client.post("/v1/chat/completions", json={**body, "response_format": {"type": "json_object"}})
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, "response_format")
+        assert "its tokens cannot be read (unknown kind of tokenizer)" in reply.json()["error"]["message"]

@@ -93,8 +93,11 @@ class Grammars:
         self._lock = threading.Lock()
 
     def prepare(self) -> None:
-        """Read the base's tokens now."""
-        self._tokens_of_base()
+        """Read the base's tokens now, so that no request and nobody beside it waits for that; what cannot be read is a warning here."""
+        try:
+            self._tokens_of_base()
+        except UsageError as exc:
+            logger.warning("%s", exc)
 
     def of_schema(self, schema: Mapping[str, Any]) -> Grammar:
         """JSON that a schema describes.
@@ -123,7 +126,11 @@ class Grammars:
         with self._lock:
             if self._tokens is None:
                 text = self.renderer.tokenizer.backend_tokenizer.to_str()
-                self._tokens = LLTokenizer(text, n_vocab=self.vocabulary_len, eos_token=sorted(self.renderer.stop_ids))
+                try:
+                    self._tokens = LLTokenizer(text, n_vocab=self.vocabulary_len, eos_token=sorted(self.renderer.stop_ids))
+                except ValueError as exc:
+                    reason = _shorten(str(exc))
+                    raise UsageError(f"answers of this base cannot be held to a form: its tokens cannot be read ({reason})") from exc
             return self._tokens
 
 

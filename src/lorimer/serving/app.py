@@ -73,6 +73,7 @@ def create_app(
     add_admin_routes(app, worker)
     _add_state_routes(app, worker, metrics, asks_keys=not no_keys)
     _add_error_shapes(app, metrics)
+    app.state.prepare = completions.prompts.grammars.prepare
     app.openapi = describe(app)  # type: ignore[method-assign]  # as FastAPI has it changed
     return app
 
@@ -80,6 +81,7 @@ def create_app(
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     worker: Backend = app.state.worker
+    app.state.prepare()  # here, before anybody is answered: no other thread runs meanwhile, wherever it is done
     worker.start()
     yield
     await asyncio.to_thread(worker.stop, grace_seconds=GRACE_SECONDS)
