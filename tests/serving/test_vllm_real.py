@@ -31,7 +31,7 @@ from lorimer.serving.server import background_server
 from lorimer.serving.vllm_backend import VllmBackend
 from lorimer.serving.vllm_launch import Launch, Supervisor, supervised
 from lorimer.serving.vllm_plugin import STATUS_PATH
-from lorimer.serving.vllm_server import _answers, open_backend, open_base, plan_vllm
+from lorimer.serving.vllm_server import is_answering, open_backend, open_base, plan_vllm
 from lorimer.serving.worker import EngineWorker
 
 PYTHON = os.environ.get("LORIMER_VLLM", "")
@@ -109,7 +109,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     options = ["--gpu-memory-utilization", "0.3", "--enforce-eager"]
     launch = plan_vllm(served, PYTHON, max_sequences=8, max_len=MAX_LEN, options=options)
     launch = _with_dtype(launch, "float32")
-    supervisor = Supervisor(launch, log=home / "vllm" / "vllm.log", is_ready=_answers(launch))
+    supervisor = Supervisor(launch, log=home / "vllm" / "vllm.log", is_ready=is_answering(launch))
     with supervised(supervisor):
         backend = open_backend(served, launch.url, launch.key)
         embedded = EngineWorker(Engine(base, CONFIG))

@@ -98,12 +98,14 @@ def started_backend(served: Served, launch: Launch) -> Iterator[VllmBackend]:
         ConfigError: if there is no such Python.
         LorimerError: if it does not start.
     """
-    supervisor = Supervisor(launch, log=home() / "vllm" / "vllm.log", is_ready=_answers(launch))
+    supervisor = Supervisor(launch, log=home() / "vllm" / "vllm.log", is_ready=is_answering(launch))
     with supervised(supervisor):
         yield open_backend(served, launch.url, launch.key)
 
 
-def _answers(launch: Launch) -> Callable[[], bool]:
+def is_answering(launch: Launch) -> Callable[[], bool]:
+    """Asks whether a vLLM that was started answers by now."""
+
     def answers() -> bool:
         try:
             look(launch.url, launch.key)
