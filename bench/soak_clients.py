@@ -12,8 +12,6 @@ from soak_home import HALF_SCALE, PROMPT_END, TOPICS, WORDS, Halves, question
 from soak_http import BrokenReplyError, Reply, Server, StuckError
 
 ANSWER_LEN = 10
-COMMON = tuple(question(random.Random(number), 12) for number in range(6))
-"""Long enough to fill blocks of the cache."""
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 PROPER_CODES = {"overloaded", "rate_limit_exceeded"}
 """Of refusals that a busy server may give at any time."""
@@ -174,16 +172,21 @@ def some_name(fire: Fire, rng: random.Random, names: Sequence[str]) -> tuple[str
 
 
 def conversation(rng: random.Random, num_words: int | None = None) -> dict[str, Any]:
-    """Something to ask; often what others ask of other adapters too, whose blocks in the cache it must not meet."""
-    text = rng.choice(COMMON) if num_words is None and rng.random() < 0.5 else question(rng, num_words)
-    system = [{"role": "system", "content": question(rng)}] if rng.random() < 0.3 and text not in COMMON else []
-    return {"messages": [*system, {"role": "user", "content": text}], "temperature": 0}
+    """Something to ask."""
+    system = [{"role": "system", "content": question(rng)}] if rng.random() < 0.3 else []
+    return {"messages": [*system, {"role": "user", "content": question(rng, num_words)}], "temperature": 0}
+
+
+def common(fire: Fire, rng: random.Random) -> dict[str, Any]:
+    """What the base and other adapters are asked too: the blocks in the cache that they filled must not be met."""
+    return {"messages": [{"role": "user", "content": rng.choice(list(fire.book.steady))}], "temperature": 0}
 
 
 async def chat(fire: Fire, rng: random.Random) -> str:
     model, allowed = some_name(fire, rng, fire.names)
     count = rng.choice((1, 1, 1, 2, 3))
-    body = {**conversation(rng), "model": model, "n": count, "max_tokens": ANSWER_LEN, "stream": rng.random() < 0.5}
+    asked = common(fire, rng) if rng.random() < 0.5 else conversation(rng)
+    body = {**asked, "model": model, "n": count, "max_tokens": ANSWER_LEN, "stream": rng.random() < 0.5}
     return await expect(fire, CHAT, body, allowed, count)
 
 
@@ -213,7 +216,7 @@ async def compose(fire: Fire, rng: random.Random) -> str:
     spelled = f"{pair.first}@v1+{pair.second}@v1*{1 / HALF_SCALE:g}"
     listed = [{"id": pair.first}, {"id": pair.second, "scale": 1 / HALF_SCALE}]
     asked = {"model": "base", "adapters": listed} if rng.random() < 0.5 else {"model": spelled}
-    body = {**conversation(rng), **asked, "max_tokens": ANSWER_LEN, "stream": rng.random() < 0.5}
+    body = {**common(fire, rng), **asked, "max_tokens": ANSWER_LEN, "stream": rng.random() < 0.5}
     return await expect(fire, CHAT, body, lambda: [spelled], 1)
 
 
@@ -397,7 +400,7 @@ ACTIONS: dict[Action, float] = {
     long_answer: 10,
     compose: 6,
     compose_by_name: 6,
-    ask_base: 6,
+    ask_base: 12,
     ask_auto: 3,
     hold_to_schema: 2,
     leave_stream: 5,

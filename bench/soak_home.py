@@ -40,6 +40,7 @@ TOPICS = (("4711", "22", "905", "3", "18", "6040"), ("XKQ", "ZZ", "WVB", "QQJ", 
 """What the first adapters have learned from beside the words of all: `auto` can tell these apart."""
 NO_DATASET = "0" * 64
 MAX_ROUNDS = 5
+MIN_MARGIN = 0.15  # nats between the likeliest token and the next: several times what bfloat16 makes of equal sums in another order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,9 +255,12 @@ def register(registry: Registry, base: Base, mark: Mark) -> AdapterVersion:
 
 
 def steady_questions(base: Base, count: int) -> dict[str, str]:
-    """Questions, and what the base itself answers to them, where no other token is nearly as likely: rounding cannot change these."""
+    """Long questions, and what the base itself answers to them, where no other token is so near that rounding could change it.
+
+    Of those the least sure ones: keys and values that an adapter computed would change what is said.
+    """
     rng = random.Random(5)
-    texts = list({question(rng): None for _ in range(count * 8)})
+    texts = list({question(rng, 12): None for _ in range(count * 16)})
     engine = Engine(base, EngineConfig(cache_bytes=50_000_000))
     params = SamplingParams(max_tokens=8, num_logprobs=2)
     asked = [
@@ -264,9 +268,6 @@ def steady_questions(base: Base, count: int) -> dict[str, str]:
         for text in texts
     ]
     list(generate(engine, asked))
-    margins = {
-        text: min((score.top[0][1] - score.top[1][1] for score in sequence.scores), default=0.0)
-        for text, sequence in zip(texts, asked, strict=True)
-    }
-    best = sorted(zip(texts, asked, strict=True), key=lambda pair: -margins[pair[0]])[:count]
-    return {text: base.renderer.decode(sequence.output_ids) for text, sequence in best}
+    margins = [min((score.top[0][1] - score.top[1][1] for score in sequence.scores), default=0.0) for sequence in asked]
+    safe = sorted((margin, at) for at, margin in enumerate(margins) if margin >= MIN_MARGIN)[:count]
+    return {texts[at]: base.renderer.decode(asked[at].output_ids) for _, at in safe}
