@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lorimer.errors import AdapterError, EngineError, IntegrityError
+from lorimer.errors import AdapterError, EngineError, QuarantineError
 from lorimer.inference.composition import Composition, Part, alone
 from lorimer.inference.engine import Engine, EngineConfig, generate
 from lorimer.inference.sampling import SamplingParams
@@ -116,7 +116,7 @@ def test_changed_files_are_refused_and_the_next_request_goes_on(
 ) -> None:
     weights = helpdesk.path / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"abcd")
-    with pytest.raises(IntegrityError, match="registered was"):
+    with pytest.raises(QuarantineError, match="its files have digest"):
         asyncio.run(run(worker, new_sequence("a", helpdesk.digest), folders=folders_of(helpdesk)))
     assert asyncio.run(run(worker, new_sequence("a", billing.digest), folders=folders_of(billing)))
 
@@ -318,7 +318,7 @@ def test_load_makes_resident_and_unload_frees(worker: EngineWorker, engine: OddE
 def test_load_gives_the_errors_of_requests(worker: EngineWorker, tmp_path: Path, helpdesk: AdapterVersion) -> None:
     with pytest.raises(AdapterError, match="missing"):
         asyncio.run(worker.load("f" * 64, tmp_path))
-    with pytest.raises(IntegrityError, match="registered was"):
+    with pytest.raises(QuarantineError, match="its files have digest"):
         asyncio.run(worker.load("f" * 64, helpdesk.path))
 
 

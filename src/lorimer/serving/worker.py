@@ -135,8 +135,7 @@ class EngineWorker:
         Raises:
             EngineError: if the engine cannot serve them, failed in the middle, or has stopped.
             AdapterError: if an adapter's files do not fit the base.
-            IntegrityError: if they are not the registered ones.
-            QuarantineError: if an adapter does not answer as it did when it was registered.
+            QuarantineError: if they are not the registered ones, or an adapter does not answer as it did when it was registered.
         """
         submission = Submission(sequences=sequences, folders=folders, loop=asyncio.get_running_loop())
         with self._lock:
@@ -164,7 +163,7 @@ class EngineWorker:
         """Make an adapter resident, unless it is. It may leave again when memory is short.
 
         Raises:
-            EngineError, AdapterError, IntegrityError, QuarantineError: as `submit`.
+            EngineError, AdapterError, QuarantineError: as `submit`.
         """
 
         def act(future: Future[None]) -> None:
