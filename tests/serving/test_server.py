@@ -258,3 +258,22 @@ def test_our_own_client_takes_only_addresses(url: str) -> None:
 def test_our_own_client_says_that_nobody_answers() -> None:
     with pytest.raises(LorimerError, match="no server answers at"):
         list(stream_chat("http://127.0.0.1:9", "base", []))
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/completions", "/v1/chat/completions"])
+def test_a_client_that_leaves_is_no_error(url: str, worker: EngineWorker, wait_until: Callable[..., bool], path: str, caplog: Any) -> None:
+    step = worker.engine.step
+    worker.engine.step = lambda: (time.sleep(0.05), step())[1]
+    asked = {
+        "/generate": {"inputs": "Dear", "parameters": {"max_new_tokens": 300, "ignore_eos_token": True}},
+        "/v1/completions": {"model": "base", "prompt": "Dear", "max_tokens": 300, "ignore_eos": True},
+    }.get(path, {"model": "base", "messages": MESSAGES, "max_tokens": 300, "ignore_eos": True})
+    host, port = url.removeprefix("http://").split(":")
+    body = json.dumps(asked).encode()
+    with socket.create_connection((host, int(port))) as connection:
+        head = f"POST {path} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        assert wait_until(lambda: worker.num_running == 1)
+    assert wait_until(lambda: worker.num_running == 0)
+    assert "cancelled" in urlopen(f"{url}/metrics").read().decode()
+    assert not [record for record in caplog.records if record.exc_info]

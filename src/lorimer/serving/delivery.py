@@ -13,7 +13,7 @@ from lorimer.serving.answers import Answer, Piece
 from lorimer.serving.forms import Form
 from lorimer.serving.generation import GenerationRequest
 from lorimer.serving.limits import Admission
-from lorimer.serving.records import RequestRecord, now
+from lorimer.serving.records import CANCELLED, RequestRecord, now
 from lorimer.serving.refusals import ApiError, shown
 from lorimer.serving.replies import DONE, Usage
 from lorimer.serving.resolve import AUTO, Models, Target
@@ -80,6 +80,8 @@ async def send_whole(call: Call, form: Form, pieces: Pieces) -> Response:
         if isinstance(piece, ApiError):
             raise piece
     answers = [call.answers[index] for index in sorted(call.answers)]
+    if not answers:
+        return Response(status_code=CANCELLED)  # the client has gone: nobody reads it
     return Response(form.whole(answers, call.usage).to_bytes(), media_type="application/json", headers=_headers(call))
 
 
