@@ -102,7 +102,12 @@ class Process:
     """`lorimer serve` over the home, with little room for adapters and for keys and values."""
 
     def __init__(self, home: Path, base_folder: Path, arguments: Sequence[str], log: Path, deadline: float) -> None:
-        environment = {**os.environ, "LORIMER_HOME": str(home), "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), *sys.path])}
+        environment = {
+            **os.environ,
+            "LORIMER_HOME": str(home),
+            "PYTHONFAULTHANDLER": "1",
+            "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), *sys.path]),
+        }
         command = [sys.executable, "-c", PROGRAM, "serve", "--base", str(base_folder), "--port", "0", *arguments]
         self.log = log
         with log.open("w") as errors:
@@ -132,11 +137,10 @@ class Process:
         """Ctrl-C; returns the exit code."""
         self.process.send_signal(signal.SIGINT)
         try:
-            self.process.communicate(timeout=60)
+            self.process.communicate(timeout=self.server.deadline)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            self.process.send_signal(signal.SIGABRT)  # its log then tells where every thread was
             self.process.communicate()
-            return -9
         return self.process.returncode
 
 

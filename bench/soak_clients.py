@@ -207,7 +207,7 @@ async def sample_of_one(fire: Fire, rng: random.Random) -> str:
 async def long_answer(fire: Fire, rng: random.Random) -> str:
     """Many together need more of the cache than there is."""
     model, allowed = some_name(fire, rng, fire.names)
-    body = {**conversation(rng, rng.randint(10, 30)), "model": model, "max_tokens": rng.randint(40, 160), "ignore_eos": True}
+    body = {**conversation(rng, rng.randint(1, 6)), "model": model, "max_tokens": rng.randint(80, 240), "ignore_eos": True}
     return await expect(fire, CHAT, body | {"stream": rng.random() < 0.5}, allowed, 1)
 
 

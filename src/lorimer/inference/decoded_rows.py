@@ -51,6 +51,7 @@ class DecodedRows:
         first half of sin negated; norms of each head of query and key; the layer's pools -> (S, H D).
         """
         call, (cos, sin), (keys, values) = self.call, turn, pools
+        assert {cos.dtype, sin.dtype, keys.dtype} == {query.dtype}, "one precision for all"
         _, num_heads, head_dim = query.shape
         y = torch.empty(len(query), num_heads * head_dim, dtype=query.dtype)
         call.query, call.key, call.value = _heads(query, norms[0]), _heads(key, norms[1]), _heads(value, None)
