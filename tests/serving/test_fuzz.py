@@ -97,9 +97,7 @@ def headers(registry: Registry) -> dict[str, str]:
 
 
 def config() -> SchemathesisConfig:
-    return SchemathesisConfig.from_dict(
-        {"request-timeout": 300, "generation": {"with-security-parameters": False}}
-    )
+    return SchemathesisConfig.from_dict({"request-timeout": 300, "generation": {"with-security-parameters": False}})
 
 
 def test_every_route_does_what_the_document_says(app: FastAPI, headers: dict[str, str], stopped: None) -> None:
