@@ -68,9 +68,12 @@ class AdapterLoader:
                     return
                 self.pool.hold(alone(digest))
                 held.append(digest)
-            done(error)
+            if error is None:
+                done(None)
             for digest in held:
                 self.pool.release(alone(digest))
+            if error is not None:  # told last, so that whoever hears it finds nothing held
+                done(error)
 
         go_on()
 
