@@ -1,6 +1,8 @@
 """Adapter files: what does not fit is refused, every mismatch named."""
 
+import gc
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -194,3 +196,20 @@ def test_patterns_and_rank_stabilised_scales_of_peft_are_honoured(folder: Path) 
     weights = load_adapter(folder, tiny_base("llama")).weights
     assert weights["model.layers.0.self_attn.q_proj"].scale == pytest.approx(2 / 4**0.5)
     assert weights["model.layers.0.self_attn.k_proj"].scale == pytest.approx(8 / 4**0.5)
+
+
+def test_loading_again_and_again_leaves_nothing_in_memory(folder: Path) -> None:
+    base = tiny_base("llama")
+    for _ in range(20):
+        load_adapter(folder, base)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(50):
+            load_adapter(folder, base)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / 50 < 500  # a server that is short of memory loads adapters all the time
