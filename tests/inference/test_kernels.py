@@ -1,6 +1,7 @@
 """kernels.c beside torch: the same numbers, in any shape, and a row's the same whatever is beside it."""
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,11 @@ from lorimer.inference.decoded_rows import DecodedRows
 from lorimer.inference.decoder import _turned
 from lorimer.inference.engine import Engine, EngineConfig, generate
 from lorimer.inference.kernels import Kernels, load_kernels
-from lorimer.inference.norm import Norm
+from lorimer.inference.norm import Norm, add_and_norm
 from lorimer.inference.sampling import SamplingParams
 from lorimer.inference.sequence import Sequence
 from lorimer.model.attention import AttentionOptions
+from lorimer.model.mlp import GELU_TANH, SILU, Activation
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 DTYPES = list(TOLERANCE)
@@ -42,6 +44,46 @@ def test_norm_equals_torchs(kernels: Kernels, dtype: torch.dtype, rows: int, hea
     x = x if heads == 1 else x.view(rows, heads, width)
     wanted = F.rms_norm(x.float(), (width,), gain, 1e-6).to(dtype)
     torch.testing.assert_close(kernels.rms_norm(x, gain, 1e-6), wanted, rtol=TOLERANCE[dtype], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("has_norm", [False, True])
+def test_sum_and_norm_equal_torchs(kernels: Kernels, dtype: torch.dtype, rows: int, has_norm: bool) -> None:
+    hidden, mixed = torch.randn(2, rows, 72).to(dtype)
+    own, norm = (Norm(torch.randn(72), 1e-6, None) for _ in range(2))
+    summed, normed = add_and_norm(hidden, mixed, own if has_norm else None, norm)
+    found = hidden.clone()
+    found, found_normed = add_and_norm(found, mixed, own if has_norm else None, replace(norm, kernels=kernels))
+    torch.testing.assert_close(found, summed, rtol=TOLERANCE[dtype], atol=1e-6)
+    torch.testing.assert_close(found_normed, normed, rtol=TOLERANCE[dtype], atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", [GELU_TANH, SILU])
+def test_gate_equals_torchs_beyond_what_exp_can_hold(kernels: Kernels, dtype: torch.dtype, activation: Activation) -> None:
+    extremes = torch.tensor([-200.0, 200.0, -12.0, 0.0]).repeat(3, 1)
+    gate, up = torch.cat([extremes, torch.randn(3, 204)], 1).to(dtype).split(104, 1)
+    found = kernels.gate(gate, up, is_silu=activation is SILU)
+    torch.testing.assert_close(found, activation.forward(gate) * up, rtol=TOLERANCE[dtype], atol=1e-6)
+
+
+def test_gate_passes_on_what_is_not_a_number(kernels: Kernels) -> None:
+    gate = torch.tensor([[float("nan"), float("inf"), 1.0] * 7])
+    found = kernels.gate(gate, torch.ones_like(gate), is_silu=True)
+    torch.testing.assert_close(found, F.silu(gate), equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("vocabulary_len", [5, 512, 513, 1600, 2048])
+def test_likeliest_is_the_first_maximum_as_torch_finds_it(kernels: Kernels, dtype: torch.dtype, vocabulary_len: int) -> None:
+    logits = torch.randn(6, vocabulary_len).to(dtype)
+    logits[1] = float("-inf")
+    logits[2, -2:] = 9.0
+    logits[3, vocabulary_len // 2] = float("inf")
+    logits[4] = -3.0
+    logits[5, : vocabulary_len - 1] = float("-inf")
+    assert kernels.likeliest(logits).tolist() == logits.float().argmax(-1).tolist()
 
 
 def attended(query: Tensor, keys: Tensor, values: Tensor, options: AttentionOptions) -> Tensor:
@@ -143,6 +185,6 @@ def test_a_library_that_cannot_run_is_not_kept(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_the_source_has_no_warnings(tmp_path: Path, kernels: Kernels) -> None:
-    command = ["cc", "-Wall", "-Wextra", "-Werror", str(compiled.SOURCE), "-o", str(tmp_path / "kernels.so"), *compiled.FLAGS]
+    command = ["cc", "-Wall", "-Wextra", "-Werror", str(compiled.SOURCES[0]), "-o", str(tmp_path / "kernels.so"), *compiled.FLAGS]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ The slab goes through all adapters of the batch for every row; this goes through
 """
 
 import ctypes
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -77,12 +78,17 @@ class CompiledStep:
     def __init__(self, rows: CompiledRows, parts: Sequence[Part], max_rank: int) -> None:
         self.rows = rows
         self.parts = (Part * len(parts))(*parts)
-        self.low = torch.empty(len(parts) * max_rank)
+        self.rows_of_parts = [part.row for part in parts]
+        self.low = torch.empty(MAX_LAYERS * len(parts) * max_rank)
         kernels, is_bf16 = rows.kernels, rows.dtype == torch.bfloat16
         self.adapted = Adapted(
             ctypes.addressof(self.parts), len(parts), max_rank, is_bf16, min(kernels.num_threads, len(parts)), self.low.data_ptr()
         )
         self.call = Call(adapted=ctypes.addressof(self.adapted), omp=None if kernels.omp is None else ctypes.addressof(kernels.omp))
+
+    def first_parts(self, num_rows: int) -> Tensor:
+        """Where each row's parts begin, and the last's end (num_rows + 1)."""
+        return torch.tensor([bisect_left(self.rows_of_parts, row) for row in range(num_rows + 1)], dtype=torch.int32)
 
     def add(self, group: Group, x: Tensor, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """See `SharedStep.add`; x and outputs are contiguous but for their first dimension."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lorimer.inference.blocks import BLOCK_LEN
-from lorimer.inference.kernels import Attention, Heads, Kernels
+from lorimer.inference.kernels import HEADS, Attention, Heads, Kernels
 from lorimer.inference.norm import Norm
 from lorimer.model.attention import AttentionOptions
 
@@ -23,7 +23,7 @@ class DecodedRows:
         width, longest = max(map(len, tables)), max(lens)
         self.tables = torch.tensor([table + table[:1] * (width - len(table)) for table in tables], dtype=torch.int32)  # (S, N)
         self.lens = torch.tensor(lens, dtype=torch.int32)  # (S)
-        self.room = torch.empty(kernels.num_threads * longest * 3)  # a score and a place for each token, by thread
+        self.room = torch.empty(kernels.num_threads * longest * (2 + HEADS))  # a place and scores for each token, by thread
         self.call = Attention(
             tables=self.tables.data_ptr(),
             lens=self.lens.data_ptr(),

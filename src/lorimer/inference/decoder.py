@@ -6,22 +6,20 @@ up, the step's adapters added to each. It is taken only if it answers as the bas
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lorimer.inference.batched_lora import BatchedLoRA, Group, group_of
+from lorimer.inference.compiled_decoder import compiled_decoder
 from lorimer.inference.kernels import DTYPES, MAX_HEAD_DIM, Kernels, load_kernels
 from lorimer.inference.kv_cache import CachedSegments
-from lorimer.inference.norm import Norm
-from lorimer.model.attention import AttentionOptions, PackedSegments, Segments, whole
+from lorimer.inference.layers import Layer, UnknownFormError, read_layer, read_norm
+from lorimer.inference.norm import FEW_ROWS, add_and_norm
+from lorimer.model.attention import PackedSegments, Segments, whole
 from lorimer.model.base import Base
-from lorimer.model.lora import LoRALinear
-from lorimer.model.mlp import Activation, GatedMLP
-from lorimer.model.norm import RMSNorm
-from lorimer.model.packed import PackedLinear
+from lorimer.model.mlp import GELU_TANH, SILU
 
 logger = logging.getLogger(__name__)
 
@@ -69,32 +67,6 @@ class PlainDecoder:
         return lambda name, x, y: lora.add(groups[name], x, [y])[0]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
-    """One decoder layer's products and what stands between them."""
-
-    index: int
-    before_attention: Norm
-    qkv: PackedLinear
-    qkv_group: Group
-    query_norm: Norm | None
-    key_norm: Norm | None
-    out: PackedLinear
-    out_group: Group
-    after_attention: Norm | None
-    before_mlp: Norm
-    gate_up: PackedLinear
-    gate_up_group: Group
-    activation: Activation
-    down: PackedLinear
-    down_group: Group
-    after_mlp: Norm | None
-    head_dim: int
-    options: AttentionOptions
-    rope: str | None
-    """Which of the decoder's rotary embeddings, where it has several."""
-
-
 class FusedDecoder:
     """A decoder of Llama's form."""
 
@@ -103,9 +75,11 @@ class FusedDecoder:
         """Compiled, for the steps that only decode."""
         self.embed = base.model.get_input_embeddings()
         self.rotary = base.decoder.rotary_emb
-        self.layers = [_read_layer(base, module, index, kernels) for index, module in enumerate(base.decoder_layers)]
-        self.norm = _read_norm(base.decoder.norm, kernels)
+        self.layers = [read_layer(base, module, index, kernels) for index, module in enumerate(base.decoder_layers)]
+        self.norms_after = (*(layer.before_attention for layer in self.layers[1:]), read_norm(base.decoder.norm, kernels))
         self.ropes = {layer.rope for layer in self.layers}
+        self.compiled = compiled_decoder(kernels, self.layers, self.norms_after[-1], self._num_turned())
+        """For steps that only decode, where it can be."""
         products = [
             part
             for layer in self.layers
@@ -123,17 +97,25 @@ class FusedDecoder:
         """See `Decoder.run`."""
         hidden: Tensor = self.embed(ids)  # (T, h)
         turns = {kind: self._turns(hidden, positions, kind) for kind in self.ropes}
-        for layer in self.layers:
-            mixed = self._attend(layer, layer.before_attention(hidden), turns[layer.rope], segments, lora)
-            hidden = hidden + (mixed if layer.after_attention is None else layer.after_attention(mixed))
-            mixed = self._feed_forward(layer, layer.before_mlp(hidden), lora)
-            hidden = hidden + (mixed if layer.after_mlp is None else layer.after_mlp(mixed))
-        return self.norm(hidden)
+        x = self.layers[0].before_attention(hidden)
+        if self.compiled is not None and isinstance(segments, CachedSegments) and self.compiled.fits(segments, lora, len(ids)):
+            return self.compiled.run(hidden, x, turns, segments, lora)
+        for layer, norm_after in zip(self.layers, self.norms_after, strict=True):
+            mixed = self._attend(layer, x, turns[layer.rope], segments, lora)
+            hidden, x = add_and_norm(hidden, mixed, layer.after_attention, layer.before_mlp)
+            mixed = self._feed_forward(layer, x, lora)
+            hidden, x = add_and_norm(hidden, mixed, layer.after_mlp, norm_after)
+        return x
 
     def dense_weight(self, name: str) -> Tensor:
         """See `Decoder.dense_weight`."""
         packed, group = self.places[name]
         return packed.dense().split_with_sizes(list(group.out_features))[group.names.index(name)]
+
+    def _num_turned(self) -> dict[str | None, int]:
+        """Places of a head that each kind of rotary embedding turns."""
+        zero = torch.zeros(1, dtype=torch.int64, device=self.embed.weight.device)
+        return {kind: self._turns(self.embed(zero), zero, kind)[0].shape[-1] for kind in self.ropes}
 
     def _turns(self, hidden: Tensor, positions: Tensor, kind: str | None) -> tuple[Tensor, Tensor]:
         """cos and sin (T, 1, D) of each token's place, the first half of sin negated: x turned is x cos + swapped(x) sin."""
@@ -157,7 +139,10 @@ class FusedDecoder:
 
     def _feed_forward(self, layer: Layer, x: Tensor, lora: BatchedLoRA) -> Tensor:
         gate, up = lora.add(layer.gate_up_group, x, layer.gate_up.parts(x))
-        middle = layer.activation.forward(gate).mul_(up)
+        if self.kernels is not None and layer.activation in (GELU_TANH, SILU) and len(x) <= FEW_ROWS:
+            middle = self.kernels.gate(gate, up, is_silu=layer.activation is SILU)
+        else:
+            middle = layer.activation.forward(gate).mul_(up)
         return lora.add(layer.down_group, middle, [layer.down(middle)])[0]
 
 
@@ -168,64 +153,6 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     turned[..., :half].addcmul_(x[..., half : 2 * half], sin[..., :half])
     turned[..., half:].addcmul_(x[..., :half], sin[..., half:])
     return turned if x.shape[-1] == 2 * half else torch.cat([turned, x[..., 2 * half :]], -1)
-
-
-class _UnknownFormError(Exception):
-    """The base is not of this form; says what was met."""
-
-
-def _read_norm(module: nn.Module, kernels: Kernels | None) -> Norm:
-    if not isinstance(module, RMSNorm):
-        raise _UnknownFormError(f"a norm of type {type(module).__name__}")
-    return Norm((module.weight.float() + module.offset).detach(), module.eps, kernels)
-
-
-def _read_layer(base: Base, module: nn.Module, index: int, kernels: Kernels | None) -> Layer:
-    """The parts of a transformers decoder layer, by the names its authors share."""
-    attention, mlp = getattr(module, "self_attn", None), getattr(module, "mlp", None)
-    parts = [getattr(attention, name, None) for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
-    linears = [part for part in parts if isinstance(part, LoRALinear)]
-    if not isinstance(mlp, GatedMLP) or len(linears) != len(parts):
-        raise _UnknownFormError(f"a decoder layer of type {type(module).__name__}")
-    assert attention is not None
-    query, key, value, out = linears
-    norms = {name: child for name, child in module.named_children() if "norm" in name}
-    known = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
-    if {"input_layernorm", "post_attention_layernorm"} - set(norms) or set(norms) - set(known):
-        raise _UnknownFormError(f"norms named {', '.join(norms)}")
-    is_sandwich = "pre_feedforward_layernorm" in norms
-    config = base.model.config.get_text_config()
-    window = getattr(attention, "sliding_window", getattr(config, "sliding_window", None))
-    head_dim = int(attention.head_dim)
-    return Layer(
-        index=index,
-        before_attention=_read_norm(norms["input_layernorm"], kernels),
-        qkv=_pack(query, key, value),
-        qkv_group=group_of(base.layers, query.name, key.name, value.name),
-        query_norm=_read_norm(attention.q_norm, kernels) if hasattr(attention, "q_norm") else None,
-        key_norm=_read_norm(attention.k_norm, kernels) if hasattr(attention, "k_norm") else None,
-        out=_pack(out),
-        out_group=group_of(base.layers, out.name),
-        after_attention=_read_norm(norms["post_attention_layernorm"], kernels) if is_sandwich else None,
-        before_mlp=_read_norm(norms["pre_feedforward_layernorm" if is_sandwich else "post_attention_layernorm"], kernels),
-        gate_up=_pack(mlp.gate_proj, mlp.up_proj),
-        gate_up_group=group_of(base.layers, mlp.gate_proj.name, mlp.up_proj.name),
-        activation=mlp.activation,
-        down=_pack(mlp.down_proj),
-        down_group=group_of(base.layers, mlp.down_proj.name),
-        after_mlp=_read_norm(norms["post_feedforward_layernorm"], kernels) if "post_feedforward_layernorm" in norms else None,
-        head_dim=head_dim,
-        options=AttentionOptions(
-            scaling=float(getattr(attention, "scaling", head_dim**-0.5)),
-            sliding_window=window,
-            softcap=getattr(attention, "attn_logit_softcapping", None),
-        ),
-        rope=getattr(attention, "layer_type", None) if hasattr(base.decoder.rotary_emb, "layer_types") else None,
-    )
-
-
-def _pack(*layers: LoRALinear) -> PackedLinear:
-    return PackedLinear([layer.dense_weight() for layer in layers], [layer.bias for layer in layers])
 
 
 class _NoLoRA:
@@ -248,9 +175,9 @@ def make_decoder(base: Base, *, uses_kernels: bool = True) -> Decoder:
         is_fit = uses_kernels and base.device.type == "cpu" and base.dtype in DTYPES
         fused = FusedDecoder(base, load_kernels() if is_fit else None)
         if max(layer.head_dim for layer in fused.layers) > MAX_HEAD_DIM:
-            fused.kernels = None
+            fused.kernels = fused.compiled = None
         differs = _difference(base, fused, plain)
-    except (_UnknownFormError, AttributeError, TypeError, RuntimeError) as exc:
+    except (UnknownFormError, AttributeError, TypeError, RuntimeError) as exc:
         logger.info("base %s is served through its own modules: %s", base.name, exc)
         return plain
     if differs > (MAX_ROUNDING if base.dtype != torch.float32 else 1e-4):

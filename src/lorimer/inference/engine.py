@@ -10,6 +10,7 @@ from lorimer.errors import EngineError
 from lorimer.inference.adapter_pool import AdapterPool
 from lorimer.inference.batched_lora import BatchedLoRA, RowRange, SharedRows
 from lorimer.inference.blocks import BLOCK_LEN
+from lorimer.inference.compiled_product import faster
 from lorimer.inference.compiled_rows import compiled_rows
 from lorimer.inference.decoder import FusedDecoder, make_decoder
 from lorimer.inference.kv_cache import CachedSegments, KVCache, Work, num_tokens_that_fit
@@ -51,6 +52,7 @@ class Engine:
         self.decoder = make_decoder(base, uses_kernels=config.uses_kernels)
         self.head = PackedLinear([base.head.weight], [base.head.bias])
         self.kernels = self.decoder.kernels if isinstance(self.decoder, FusedDecoder) else None
+        self.multiply_head = faster(self.head, self.kernels)
         groups, dtype, device = self.decoder.groups, base.dtype, base.device
         compiled = compiled_rows(groups, dtype=dtype, device=device) if config.uses_kernels else None
         self.rows: SharedRows = compiled or Slab(groups, dtype=dtype, device=device)
@@ -142,7 +144,7 @@ class Engine:
             Row(params=s.params, generator=s.generator, constraint=s.constraint, prompt_ids=s.prompt_ids, output_ids=s.output_ids)
             for s in advanced
         ]
-        choices = choose(self.logits(hidden[last_rows]), rows)
+        choices = choose(self.logits(hidden[last_rows]), rows, self.kernels)
         # 4) finish
         for sequence, choice in zip(advanced, choices, strict=True):
             self._take(sequence, choice)
@@ -181,7 +183,7 @@ class Engine:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (n, h) -> (n, V)."""
-        return self.base.head.shape(self.head(hidden))
+        return self.base.head.shape(self.multiply_head(hidden))
 
     def _take(self, sequence: Sequence, choice: Choice) -> None:
         """Add a token to a sequence, or end it. The stop token itself is not part of the answer."""

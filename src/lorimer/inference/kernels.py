@@ -1,4 +1,4 @@
-"""kernels.c, compiled once for the processor at hand and kept in the home folder. Without a compiler torch's own calls do the same work."""
+"""kernels.c and decode.c, compiled once for the processor at hand and kept in the home folder; without a compiler torch does the work."""
 
 import ctypes
 import logging
@@ -21,7 +21,8 @@ from lorimer.storage import digest_of, write_bytes
 
 logger = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("kernels.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("decode.c", "kernels.c"))
+"""The first includes the second."""
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC", "-lm")
 COMPILERS = ("cc", "gcc", "clang")
 COMPILE_SECONDS = 120
@@ -29,6 +30,7 @@ TRY = "import ctypes, sys; sys.exit(ctypes.CDLL(sys.argv[1]).try_all())"
 BLOCK = 128
 MAX_LAYERS = 4  # that read one input
 MAX_HEAD_DIM = 512
+HEADS = 4  # that read keys and values together
 DTYPES = (torch.bfloat16, torch.float32)
 
 
@@ -64,7 +66,7 @@ class LayerGroup(Structure):
 
 
 class _OpenMP(Structure):
-    _fields_ = (("parallel", c_void_p), ("thread_num", c_void_p))
+    _fields_ = (("parallel", c_void_p), ("thread_num", c_void_p), ("num_threads", c_void_p))
 
 
 class Call(Structure):
@@ -123,6 +125,13 @@ class Attention(Structure):
     )
 
 
+class _Choice(Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("logits", "best", "omp")),
+        *((name, c_int64) for name in ("num_rows", "n", "num_threads", "is_bf16", "next")),
+    )
+
+
 class Kernels:
     """The functions of kernels.c over tensors on the CPU."""
 
@@ -134,8 +143,20 @@ class Kernels:
         self._rms_norm = library.rms_norm
         self._rms_norm.argtypes = [c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_float, c_int]
         self._rms_norm.restype = None
+        self._add_and_norm = library.add_and_norm
+        self._add_and_norm.argtypes = [c_void_p, c_void_p, c_void_p, c_float, c_void_p, c_float, c_void_p, c_int64, c_int64, c_int]
+        self._add_and_norm.restype = None
+        self._gate = library.gate
+        self._gate.argtypes, self._gate.restype = [c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_int64, c_int, c_int], None
+        self._decode, self._multiply_alone = library.decode, library.multiply_alone
+        self._decode.argtypes, self._decode.restype = [c_void_p], None
+        self._multiply_alone.argtypes, self._multiply_alone.restype = [c_void_p], None
+        self._choose = library.choose
+        self._choose.argtypes, self._choose.restype = [c_void_p], None
+        self.can_decode = bool(library.can_decode())
+        """Whether the processor has what decode.c needs."""
         gomp = openmp()
-        names = ("GOMP_parallel", "omp_get_thread_num")
+        names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
         self.omp = None if gomp is None else _OpenMP(*(ctypes.cast(getattr(gomp, name), c_void_p).value for name in names))
 
     @property
@@ -151,12 +172,48 @@ class Kernels:
         """Norm and turn queries and keys, keep keys and values in their blocks, and attend to all of each row's sequence."""
         self._attend(ctypes.addressof(call))
 
+    def decode(self, step: Structure) -> None:
+        """Take a step's rows through all layers; see compiled_decoder.py for what a step is."""
+        self._decode(ctypes.addressof(step))
+
+    def multiply_alone(self, single: Structure) -> None:
+        """One packed product; see compiled_product.py."""
+        self._multiply_alone(ctypes.addressof(single))
+
+    def likeliest(self, logits: Tensor) -> Tensor:
+        """logits (n, V), contiguous -> the place of each row's maximum (n), the first of equals."""
+        best = torch.empty(len(logits), dtype=torch.int64)
+        omp = None if self.omp is None else ctypes.addressof(self.omp)
+        is_bf16 = logits.dtype == torch.bfloat16
+        choice = _Choice(logits.data_ptr(), best.data_ptr(), omp, *logits.shape, self.num_threads, is_bf16, 0)
+        self._choose(ctypes.addressof(choice))
+        return best
+
     def rms_norm(self, x: Tensor, gain: Tensor, eps: float) -> Tensor:
         """x (T, h) or (T, H, D), contiguous but for its first dimension, gain (h) in float32 -> x / rms(x) * gain, contiguous."""
         y = torch.empty(x.shape, dtype=x.dtype)
         num_heads = x.shape[1] if x.ndim == 3 else 1
         is_bf16 = x.dtype == torch.bfloat16
         self._rms_norm(x.data_ptr(), x.stride(0), gain.data_ptr(), y.data_ptr(), x.shape[0], num_heads, x.shape[-1], eps, is_bf16)
+        return y
+
+    def add_and_norm(self, hidden: Tensor, mixed: Tensor, mixed_norm: tuple[Tensor, float] | None, norm: tuple[Tensor, float]) -> Tensor:
+        """hidden (T, h) += mixed (T, h), or its norm where it has one (gain and eps) -> the norm of the sum; all contiguous."""
+        y = torch.empty_like(hidden)
+        gain, eps = (None, 0.0) if mixed_norm is None else (mixed_norm[0].data_ptr(), mixed_norm[1])
+        is_bf16 = hidden.dtype == torch.bfloat16
+        num_rows, width = hidden.shape
+        self._add_and_norm(
+            hidden.data_ptr(), mixed.data_ptr(), gain, eps, norm[0].data_ptr(), norm[1], y.data_ptr(), num_rows, width, is_bf16
+        )
+        return y
+
+    def gate(self, gate: Tensor, up: Tensor, *, is_silu: bool) -> Tensor:
+        """gate and up (T, m), equally strided by row -> silu(gate) * up or, in its tanh form, gelu(gate) * up; contiguous."""
+        y = torch.empty(gate.shape, dtype=gate.dtype)
+        num_rows, width = gate.shape
+        is_bf16 = gate.dtype == torch.bfloat16
+        self._gate(gate.data_ptr(), up.data_ptr(), gate.stride(0), y.data_ptr(), num_rows, width, is_silu, is_bf16)
         return y
 
 
@@ -178,7 +235,7 @@ def load_kernels() -> Kernels | None:
 def _key() -> str:
     """Names what a compiled file depends on: source, flags and processor, since a home folder may be shared by machines."""
     cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "Features"))), "")
-    return digest_of([SOURCE.read_text(), FLAGS, cpu])
+    return digest_of([*(source.read_text() for source in SOURCES), FLAGS, cpu])
 
 
 def _compile() -> bytes:
@@ -188,7 +245,7 @@ def _compile() -> bytes:
         raise LookupError(f"there is no C compiler ({', '.join(COMPILERS)})")
     with tempfile.TemporaryDirectory() as folder:
         target = os.path.join(folder, "kernels.so")
-        for command in ([compiler, str(SOURCE), "-o", target, *FLAGS], [sys.executable, "-c", TRY, target]):
+        for command in ([compiler, str(SOURCES[0]), "-o", target, *FLAGS], [sys.executable, "-c", TRY, target]):
             done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False)
             if done.returncode:
                 raise LookupError(f"{os.path.basename(command[0])} ended with {done.returncode}: {done.stderr[-300:].strip()}")

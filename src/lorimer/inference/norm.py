@@ -23,3 +23,15 @@ class Norm:
         if self.kernels is not None and len(x) <= FEW_ROWS:
             return self.kernels.rms_norm(x, self.gain, self.eps)
         return F.rms_norm(x.float(), self.gain.shape, self.gain, self.eps).to(x.dtype)
+
+
+def add_and_norm(hidden: Tensor, mixed: Tensor, mixed_norm: Norm | None, norm: Norm) -> tuple[Tensor, Tensor]:
+    """hidden (T, h) and what a block makes of it (T, h), itself normed in some architectures -> their sum, and the sum normed.
+
+    `hidden` may be overwritten.
+    """
+    if norm.kernels is not None and len(hidden) <= FEW_ROWS:
+        own = None if mixed_norm is None else (mixed_norm.gain, mixed_norm.eps)
+        return hidden, norm.kernels.add_and_norm(hidden, mixed, own, (norm.gain, norm.eps))
+    hidden = hidden + (mixed if mixed_norm is None else mixed_norm(mixed))
+    return hidden, norm(hidden)

@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lorimer.inference.kernels import Kernels
+
 MIN_TEMPERATURE = 1e-5  # below it the likeliest token takes all, and dividing by it would overflow
 
 
@@ -97,10 +99,11 @@ class Choice:
     scores: TokenScores | None = None
 
 
-def choose(logits: Tensor, rows: Sequence[Row]) -> list[Choice]:
+def choose(logits: Tensor, rows: Sequence[Row], kernels: Kernels | None = None) -> list[Choice]:
     """logits (n, V), one row each -> the next token of each."""
     is_plain = [row.params.temperature < MIN_TEMPERATURE and row.constraint is None and not row.params.changes_logits for row in rows]
-    best: list[int] = likeliest(logits).tolist() if any(is_plain) else [0] * len(rows)
+    find = likeliest if kernels is None else kernels.likeliest
+    best: list[int] = find(logits).tolist() if any(is_plain) else [0] * len(rows)
     choices = []
     for at, row in enumerate(rows):
         token = best[at] if is_plain[at] else _choose_one(logits[at], row)

@@ -25,14 +25,12 @@ class Activation:
     """(gradient of the output, input) -> gradient of the input."""
 
 
-ACTIVATIONS = (
-    Activation(
-        forward=lambda x: F.gelu(x, approximate="tanh"),
-        backward=lambda d, x: torch.ops.aten.gelu_backward(d, x, approximate="tanh"),
-    ),
-    Activation(forward=F.silu, backward=torch.ops.aten.silu_backward),
-    Activation(forward=F.gelu, backward=torch.ops.aten.gelu_backward),
+GELU_TANH = Activation(
+    forward=lambda x: F.gelu(x, approximate="tanh"),
+    backward=lambda d, x: torch.ops.aten.gelu_backward(d, x, approximate="tanh"),
 )
+SILU = Activation(forward=F.silu, backward=torch.ops.aten.silu_backward)
+ACTIVATIONS = (GELU_TANH, SILU, Activation(forward=F.gelu, backward=torch.ops.aten.gelu_backward))
 
 
 class GatedMLP(nn.Module):

@@ -17,7 +17,7 @@ class PackedLinear:
     """x -> all the outputs of linears that read x, side by side."""
 
     def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
-        self.out_features = tuple(weight.shape[0] for weight in weights)
+        self.in_features, self.out_features = weights[0].shape[1], tuple(weight.shape[0] for weight in weights)
         weight = weights[0] if len(weights) == 1 else torch.cat(list(weights))  # (out, in)
         self.bias: Tensor | None = None
         if any(bias is not None for bias in biases):
