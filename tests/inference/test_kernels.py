@@ -15,9 +15,9 @@ from lorimer.inference.batched_lora import BatchedLoRA, RowRange, group_of
 from lorimer.inference.blocks import BLOCK_LEN
 from lorimer.inference.compiled_rows import CompiledRows
 from lorimer.inference.composition import Composition, Part, alone
-from lorimer.inference.decoded_rows import DecodedRows
 from lorimer.inference.decoder import _turned
 from lorimer.inference.engine import Engine, EngineConfig, generate
+from lorimer.inference.few_rows import FewRows
 from lorimer.inference.kernels import Kernels, load_kernels
 from lorimer.inference.norm import Norm, add_and_norm
 from lorimer.inference.sampling import SamplingParams
@@ -118,7 +118,7 @@ def test_attention_equals_torchs(
     query, key, value = (part.view(len(lens), -1, width) for part in fused.split(sizes, 1))
     cos, sin = (torch.randn(len(lens), 1, turned).to(dtype) for _ in range(2))
     norm = Norm(torch.rand(width) + 0.5, 1e-6, None) if has_norm else None
-    found = DecodedRows(kernels, tables, lens).attend(query, key, value, (cos, sin), (norm, norm), pools, options)  # type: ignore[arg-type]
+    found = FewRows(kernels, tables, lens).attend(query, key, value, (cos, sin), (norm, norm), pools, options)  # type: ignore[arg-type]
     query, key = (_turned(part if norm is None else norm(part), cos, sin) for part in (query, key))
     for row, (table, length) in enumerate(zip(tables, lens, strict=True)):
         keys, values = (torch.cat([pool[:, block] for block in table], 1)[:, :length].transpose(0, 1) for pool in pools)  # (K, G, D)

@@ -1,4 +1,4 @@
-"""A whole step of rows that decode in one compiled call (decode.c): what it reads, laid out once, and what each step adds.
+"""A whole step of few rows, those that decode and short prompts, in one compiled call (decode.c): what it reads, and what a step adds.
 
 It is made only of what `FusedDecoder` has, reads the weights where oneDNN has packed them, and is taken only if every one of its products
 is the packed product's.
@@ -22,7 +22,7 @@ from lorimer.inference.norm import Norm
 from lorimer.model.mlp import GELU_TANH, SILU
 
 MAX_TURNINGS = 4  # kinds of rotary embedding in one decoder
-PHASES = 8  # of a layer, between which threads meet
+PHASES = 9  # of a layer, between which threads meet
 LINE = 16  # integers of a cache line
 
 
@@ -74,7 +74,7 @@ class CompiledDecoder:
     def fits(self, segments: CachedSegments, lora: BatchedLoRA, num_rows: int) -> bool:
         """Whether this step is one for it."""
         is_known = lora.step is None or isinstance(lora.step, CompiledStep)
-        return segments.decoded is not None and is_known and not lora.long and not lora.magnitudes and num_rows <= MAX_ROWS
+        return segments.few is not None and is_known and not lora.long and not lora.magnitudes and num_rows <= MAX_ROWS
 
     def run(
         self, hidden: Tensor, x: Tensor, turns: Mapping[str | None, tuple[Tensor, Tensor]], segments: CachedSegments, lora: BatchedLoRA
@@ -82,27 +82,27 @@ class CompiledDecoder:
         """hidden (S, h), embeddings, and x, their first norm; both are overwritten -> the norm of the last hidden states (S, h)."""
         if self.cache is not segments.cache:
             self._take_pools(segments.cache)
-        decoded, kernels = segments.decoded, self.kernels
-        assert decoded is not None, "`fits` has said so"
+        few, kernels = segments.few, self.kernels
+        assert few is not None, "`fits` has said so"
         cos, sin = ([turns[rope][part].data_ptr() for rope in self.ropes] for part in (0, 1))
         step = _Step(
             layers=ctypes.addressof(self.plan),
             omp=None if kernels.omp is None else ctypes.addressof(kernels.omp),
-            tables=decoded.tables.data_ptr(),
-            lens=decoded.lens.data_ptr(),
+            tables=few.tables.data_ptr(),
+            lens=few.lens.data_ptr(),
             cos=(c_void_p * MAX_TURNINGS)(*cos),
             sin=(c_void_p * MAX_TURNINGS)(*sin),
             hidden=hidden.data_ptr(),
             x=x.data_ptr(),
             **{name: tensor.data_ptr() for name, tensor in self.room.items()},
-            scores=decoded.call.scores,
-            places=decoded.call.places,
+            scores=few.call.scores,
+            places=few.call.places,
             counters=self.counters.data_ptr(),
             num_layers=len(self.plan),
             num_rows=len(hidden),
             width=hidden.shape[1],
-            max_blocks=decoded.call.max_blocks,
-            max_len=decoded.call.max_len,
+            max_blocks=few.call.max_blocks,
+            max_len=few.call.max_len,
             num_threads=kernels.num_threads,
         )
         if isinstance(lora.step, CompiledStep):

@@ -9,7 +9,7 @@ from torch import Tensor
 from lorimer.inference.kernels import Kernels
 from lorimer.model.packed import PackedLinear
 
-MAX_ROWS = 32  # beyond, a processor is busier with products than with reading weights
+MAX_ROWS = 64  # beyond, a processor is busier with products than with reading weights
 PANEL = 64  # columns that oneDNN packs together
 MAX_DIFFERENCE = 1e-2  # of two right ways to sum up a bfloat16 product, relative to its size
 

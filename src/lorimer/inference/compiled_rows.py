@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorimer.inference.batched_lora import Group, RowRange
+from lorimer.inference.compiled_product import MAX_ROWS
 from lorimer.inference.kernels import BLOCK, DTYPES, MAX_LAYERS, Adapted, Call, Kernels, LayerGroup, Part, Weights, load_kernels
 from lorimer.inference.slab import widest_rank
 from lorimer.model.lora import LoRA
@@ -31,7 +32,7 @@ class Table:
 class CompiledRows:
     """The adapters that decode, by digest."""
 
-    longest = 16
+    longest = MAX_ROWS
 
     def __init__(self, kernels: Kernels, groups: Sequence[Group], dtype: torch.dtype) -> None:
         self.kernels, self.dtype = kernels, dtype

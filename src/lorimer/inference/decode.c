@@ -1,4 +1,4 @@
-/* A whole step of rows that decode, from their embeddings to their last hidden states, in one call: what kernels.c has, and products.
+/* A whole step of few rows, from their embeddings to their last hidden states, in one call: what kernels.c has, and products.
  *
  * Threads stay awake between the parts of a step and meet at barriers of a fraction of a microsecond; called one by one from Python, the 250
  * calls of a step cost as much as a fifth of it. Products read the panels that oneDNN packs weights into, so nothing is held twice. Needs
@@ -8,7 +8,7 @@
 
 #include <sched.h>
 
-enum { PANEL = 64, TILE = 32, MAX_ROWS = 32, LINE = 16 }; /* columns of a panel; pairs of inputs at once; rows; integers of a cache line */
+enum { PANEL = 64, TILE = 32, MAX_ROWS = 64, LINE = 16, PHASES = 9 }; /* columns of a panel; pairs of inputs at once; rows; integers of a cache line; times that threads meet in a layer */
 
 typedef struct {
     const uint16_t *w;    /* (out / PANEL, in / 2, PANEL, 2) */
@@ -150,8 +150,10 @@ static void decode_layer(Worker *w, const Layer *l, float *scores, int64_t *plac
     multiply(w, &l->qkv, &l->qkv_group, s->x, s->qkv);
     for (int64_t row; (row = take(w)) < s->num_rows;) {
         expand_row(s, &l->qkv_group, row, s->qkv + row * wide);
-        attend_row(&a, row, scores, places, 1);
+        keep_row(&a, row, 1);
     }
+    meet(w); /* a row may attend to another of its sequence */
+    for (int64_t row; (row = take(w)) < s->num_rows;) attend_row(&a, row, scores, places, 1);
     meet(w);
     multiply(w, &l->out, &l->out_group, s->mixed, s->y);
     for (int64_t row; (row = take(w)) < s->num_rows;) {
@@ -184,7 +186,7 @@ static void decode_in_thread(void *data) {
 
 /* hidden (rows, width), and x, its norm, become those after the last layer. */
 void decode(Step *s) {
-    memset(s->counters, 0, s->num_layers * 8 * 2 * LINE * sizeof *s->counters);
+    memset(s->counters, 0, s->num_layers * PHASES * 2 * LINE * sizeof *s->counters);
     if (s->num_threads > 1) s->omp->parallel(decode_in_thread, s, (unsigned)s->num_threads, 0);
     else decode_in_thread(s);
 }

@@ -72,14 +72,14 @@ class FusedDecoder:
 
     def __init__(self, base: Base, kernels: Kernels | None = None) -> None:
         self.kernels = kernels
-        """Compiled, for the steps that only decode."""
+        """Compiled, for the steps of few rows."""
         self.embed = base.model.get_input_embeddings()
         self.rotary = base.decoder.rotary_emb
         self.layers = [read_layer(base, module, index, kernels) for index, module in enumerate(base.decoder_layers)]
         self.norms_after = (*(layer.before_attention for layer in self.layers[1:]), read_norm(base.decoder.norm, kernels))
         self.ropes = {layer.rope for layer in self.layers}
         self.compiled = compiled_decoder(kernels, self.layers, self.norms_after[-1], self._num_turned())
-        """For steps that only decode, where it can be."""
+        """For steps of few rows, where it can be."""
         products = [
             part
             for layer in self.layers
@@ -127,10 +127,10 @@ class FusedDecoder:
     def _attend(self, layer: Layer, x: Tensor, turn: tuple[Tensor, Tensor], segments: Segments, lora: BatchedLoRA) -> Tensor:
         outputs = lora.add(layer.qkv_group, x, layer.qkv.parts(x))
         query, key, value = (part.view(len(x), -1, layer.head_dim) for part in outputs)
-        if isinstance(segments, CachedSegments) and segments.decoded is not None:
+        if isinstance(segments, CachedSegments) and segments.few is not None:
             pools = segments.cache.pools(layer.index, key, value)
             norms = layer.query_norm, layer.key_norm
-            mixed = segments.decoded.attend(query, key, value, turn, norms, pools, layer.options)
+            mixed = segments.few.attend(query, key, value, turn, norms, pools, layer.options)
             return lora.add(layer.out_group, mixed, [layer.out(mixed)])[0]
         query = query if layer.query_norm is None else layer.query_norm(query)
         key = key if layer.key_norm is None else layer.key_norm(key)

@@ -261,7 +261,7 @@ void gate(const void *gate, const void *up, int64_t row_stride, void *y, int64_t
     }
 }
 
-/* ---- attention of one new token a row over its blocks of keys and values ------------------------------------------------------------- */
+/* ---- attention of a few tokens, a row each, over their sequences' blocks ---------------------------------------------------------------- */
 
 typedef struct {
     const void *x; /* (rows, heads, head_dim), the last two contiguous within a row */
@@ -274,7 +274,7 @@ typedef struct {
     Heads query, key, value;
     const void *cos, *sin;         /* (rows, num_turned), the first half of sin negated */
     void *keys, *values;           /* pools (groups, blocks, block_len, head_dim) */
-    const int32_t *tables, *lens;  /* (rows, max_blocks) the blocks of each row's sequence; (rows) its tokens, the new one included */
+    const int32_t *tables, *lens;  /* (rows, max_blocks) the blocks of each row's sequence; (rows) its tokens, up to the row's own */
     void *y;                       /* (rows, heads, head_dim) */
     float *scores;                 /* (threads, HEADS, max_len), to work in */
     int64_t *places;               /* (threads, max_len) */
@@ -357,15 +357,27 @@ INLINE void attend_heads(const int R, const Attention *c, int64_t row, int64_t h
     for (int64_t i = 0, out = (row * c->num_heads + head) * n; i < R * n; i++) write_at(c->y, out + i, mixed[i], is_bf16);
 }
 
-INLINE void attend_row(const Attention *c, int64_t row, float *scores, int64_t *places, int is_bf16) {
-    int64_t n = c->head_dim, num_own = c->num_heads / c->num_groups, len = c->lens[row];
-    int64_t first = c->window && len > c->window ? len - c->window : 0;
-    for (int64_t t = first; t < len; t++)
-        places[t] = (c->tables[row * c->max_blocks + t / c->block_len] * c->block_len + t % c->block_len) * n;
+INLINE int64_t place_of(const Attention *c, int64_t row, int64_t t) {
+    return (c->tables[row * c->max_blocks + t / c->block_len] * c->block_len + t % c->block_len) * c->head_dim;
+}
+
+/* A row's key and value go where its sequence keeps them. */
+INLINE void keep_row(const Attention *c, int64_t row, int is_bf16) {
+    int64_t n = c->head_dim, place = place_of(c, row, c->lens[row] - 1);
     for (int64_t g = 0; g < c->num_groups; g++) {
-        void *keys = (void *)at(c->keys, g * c->group_stride, is_bf16), *values = (void *)at(c->values, g * c->group_stride, is_bf16);
-        prepare_head(c, &c->key, row, g, (void *)at(keys, places[len - 1], is_bf16), is_bf16);
-        memcpy((void *)at(values, places[len - 1], is_bf16), at(c->value.x, row * c->value.stride + g * n, is_bf16), n * (is_bf16 ? 2 : 4));
+        int64_t own = g * c->group_stride + place;
+        prepare_head(c, &c->key, row, g, (void *)at(c->keys, own, is_bf16), is_bf16);
+        memcpy((void *)at(c->values, own, is_bf16), at(c->value.x, row * c->value.stride + g * n, is_bf16), n * (is_bf16 ? 2 : 4));
+    }
+}
+
+/* A row attends to its sequence up to itself; all of that has been kept. */
+INLINE void attend_row(const Attention *c, int64_t row, float *scores, int64_t *places, int is_bf16) {
+    int64_t num_own = c->num_heads / c->num_groups, len = c->lens[row];
+    int64_t first = c->window && len > c->window ? len - c->window : 0;
+    for (int64_t t = first; t < len; t++) places[t] = place_of(c, row, t);
+    for (int64_t g = 0; g < c->num_groups; g++) {
+        const void *keys = at(c->keys, g * c->group_stride, is_bf16), *values = at(c->values, g * c->group_stride, is_bf16);
         int64_t h = g * num_own, end = h + num_own;
         for (; h + 4 <= end; h += 4) attend_heads(4, c, row, h, keys, values, first, scores, places, is_bf16);
         for (; h + 2 <= end; h += 2) attend_heads(2, c, row, h, keys, values, first, scores, places, is_bf16);
@@ -388,6 +400,9 @@ static void attend_in_thread(void *data) {
 
 void attend(Attention *c) {
     c->next = 0;
+    for (int64_t row = 0; row < c->num_rows; row++)
+        if (c->is_bf16) keep_row(c, row, 1);
+        else keep_row(c, row, 0);
     if (c->num_threads > 1 && c->num_rows > 1) c->omp->parallel(attend_in_thread, c, (unsigned)c->num_threads, 0);
     else attend_some(c, 0);
 }

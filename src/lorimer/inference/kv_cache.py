@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from lorimer.inference.blocks import BLOCK_LEN, BlockPool
-from lorimer.inference.decoded_rows import DecodedRows
+from lorimer.inference.compiled_product import MAX_ROWS
+from lorimer.inference.few_rows import FewRows
 from lorimer.inference.kernels import Kernels
 from lorimer.inference.sequence import Sequence
 from lorimer.model.attention import AttentionOptions, causal_mask, scaled_dot_product
 from lorimer.model.base import Base
+
+MAX_MEETINGS = 6_000  # of a query and a key, in short prompts: beyond, torch's products are faster than a row after the other
 
 
 class KVCache:
@@ -79,6 +82,19 @@ class Work:
         return self.stop - self.start
 
 
+def _are_few(works: ListOf[Work]) -> bool:
+    """Whether a step's tokens are few enough to attend to their sequences one by one; those that decode always are."""
+    prefills = [work for work in works if work.num_tokens > 1]
+    return not prefills or (
+        sum(work.num_tokens for work in works) <= MAX_ROWS and sum(work.num_tokens * work.stop for work in prefills) <= MAX_MEETINGS
+    )
+
+
+def _rows_of(works: ListOf[Work], kernels: Kernels) -> FewRows:
+    tables = [work.sequence.blocks[: num_blocks_for(work.stop)] for work in works for _ in range(work.num_tokens)]
+    return FewRows(kernels, tables, [at + 1 for work in works for at in range(work.start, work.stop)])
+
+
 class CachedSegments:
     """A step's tokens, sequence after sequence, each attending to its own cache. One-token works come first and share padded calls."""
 
@@ -97,9 +113,8 @@ class CachedSegments:
         singles = works[: self.num_singles]
         self.tables = [work.sequence.blocks[: num_blocks_for(work.stop)] for work in singles]
         self.lens = torch.tensor([work.stop for work in singles], device=device)  # (S)
-        is_all = len(singles) == len(works)
-        self.decoded = DecodedRows(kernels, self.tables, [work.stop for work in singles]) if kernels is not None and is_all else None
-        """The compiled attention, for steps that only decode."""
+        self.few = None if kernels is None or not _are_few(works) else _rows_of(works, kernels)
+        """The compiled attention, where it is the faster."""
         self._views: dict[int | None, tuple[Tensor, Tensor]] = {}
 
     def attend(self, layer_index: int, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:

@@ -1,4 +1,4 @@
-"""Attention of the rows that decode, in one compiled call a layer: norms, turning, the new keys and values, and what each row attends to.
+"""Attention of a step of few tokens, in one compiled call a layer: norms, turning, the new keys and values, and what each row attends to.
 
 torch would gather every sequence's keys and values anew at each step; here they are read where they lie.
 """
@@ -15,8 +15,8 @@ from lorimer.inference.norm import Norm
 from lorimer.model.attention import AttentionOptions
 
 
-class DecodedRows:
-    """One step's rows, each the newest token of its sequence, whose blocks a table holds."""
+class FewRows:
+    """One step's tokens, a row each: the blocks of its sequence, and how many of the sequence's tokens there are up to it."""
 
     def __init__(self, kernels: Kernels, tables: Sequence[list[int]], lens: Sequence[int]) -> None:
         self.kernels = kernels
