@@ -32,9 +32,11 @@ from lorimer.model.base import Base, load_base
 from lorimer.model.chat import Rendered
 from lorimer.model.lora import LoRA
 from lorimer.model.machine import prepare_for_many_shapes, probe
+from lorimer.registry.audit import current_actor
 from lorimer.registry.promotion import promote
 from lorimer.registry.records import AdapterVersion, Alias, NewVersion
 from lorimer.registry.registry import Registry, digest_of_folder
+from lorimer.registry.roles import check_role
 from lorimer.training.comparison import ComparisonEvent, num_bytes_in, result_folder, score_run, train_comparison
 from lorimer.training.contenders import Scores
 from lorimer.training.inputs import read_datasets
@@ -103,6 +105,7 @@ def train_recipes(recipes: Sequence[Recipe], *, mode: Mode | None = None) -> Ite
     if compared:
         yield from train_comparison(recipes[0], datasets[0])
         return
+    check_role(open_database(), current_actor(), "register")  # not after hours of training
     if len(recipes) > 1:
         prepare_for_many_shapes()
     base = _load_shared_base(recipes)
@@ -129,6 +132,7 @@ def resume(run_id: str) -> Iterator[Made]:
         raise TrainingError(f"run {recorded['id']!r} has succeeded: its adapter is registered, there is nothing to resume")
     if "plan_digest" not in recorded:
         raise TrainingError(f"run {recorded['id']!r} cannot go on: an older version began it and kept no checkpoints; train again")
+    check_role(open_database(), current_actor(), "register")
     recipe = read_recipe(run_folder(recorded["id"]) / "recipe.yaml")
     dataset = read_dataset(recorded["dataset_digest"])
     yield dataset
@@ -238,6 +242,7 @@ def judge_version(version: AdapterVersion, base: Base) -> Iterator[Task | Answer
     """
     _refuse_composition(version, "evaluated")
     registry = Registry(open_database())
+    check_role(registry.engine, current_actor(), "record_gate")
     registry.verify_files(version)
     recipe = read_recipe(home() / "runs" / version.run_id / "recipe.yaml")
     dataset = read_dataset(version.dataset_digest)

@@ -17,7 +17,9 @@ def test_audit_has_who_what_when_and_digests(registry: Registry, make_new: Calla
     version = registry.register(make_new(), actor="ada")
     (entry,) = read_audit(registry.engine)
     assert (entry.actor, entry.action, entry.subject) == ("ada", "register", "helpdesk@v1")
-    assert entry.details == {"digest": version.digest, "base_digest": "b" * 64, "dataset_digest": "d" * 64, "run_id": "run-1"}
+    lineage = {"digest": version.digest, "base_digest": "b" * 64, "dataset_digest": "d" * 64, "run_id": "run-1"}
+    assert {name: entry.details[name] for name in lineage} == lineage
+    assert set(entry.details) == {*lineage, "manifest_digest", "key_id"}
     assert entry.at.endswith("+00:00")
 
 
@@ -47,7 +49,7 @@ def test_actor_of_a_service_without_a_user_is_unknown(monkeypatch: pytest.Monkey
         "UPDATE audit SET actor = 'nobody'",
         "DELETE FROM audit",
         "DELETE FROM audit WHERE id = 1",
-        "INSERT OR REPLACE INTO audit VALUES (1, '', 'nobody', 'register', '', '', '{}')",
+        "INSERT OR REPLACE INTO audit VALUES (1, '', 'nobody', 'register', '', '', '{}', '', '')",
     ],
 )
 def test_audit_refuses_every_change(registry: Registry, make_new: Callable[..., NewVersion], statement: str) -> None:

@@ -38,7 +38,7 @@ def test_register_keeps_what_belongs_to_the_adapter_and_nothing_else(registry: R
     for name in ("adapter.lock.json", "chat_template.jinja", "optimizer.pt"):
         (new.source / name).write_text("{}")
     kept = {file.name for file in registry.register(new).path.iterdir()}
-    assert kept == {"adapter_model.safetensors", "adapter_config.json", "adapter.lock.json", "chat_template.jinja"}
+    assert kept == {"adapter_model.safetensors", "adapter_config.json", "adapter.lock.json", "chat_template.jinja", "adapter.seal.json"}
 
 
 def test_register_keeps_companions_outside_the_digest(registry: Registry, make_new: MakeNew) -> None:
