@@ -7,7 +7,7 @@ import sys
 import typer
 
 from lorimer import __version__
-from lorimer.cli import adapters, chat, data, doctor, evaluate, init, keys, plan, quickstart, runs, serve, train
+from lorimer.cli import adapters, audit, chat, data, doctor, evaluate, init, keys, plan, quickstart, roles, runs, serve, train
 from lorimer.cli.console import error_console
 from lorimer.errors import LorimerError
 
@@ -28,6 +28,9 @@ app.add_typer(data.app, name="data")
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(runs.app, name="runs")
 app.add_typer(keys.app, name="keys")
+app.add_typer(audit.app, name="audit")
+app.add_typer(roles.app, name="roles")
+app.add_typer(roles.trust_app, name="trust")
 
 
 @app.callback(invoke_without_command=True)
