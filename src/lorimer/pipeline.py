@@ -202,6 +202,7 @@ def _reference(recipe: Recipe, base: Base) -> LoRA | None:
         return None
     version = find_version(recipe.preference.reference)
     _refuse_composition(version, "trained from")
+    Registry(open_database()).verify_files(version)
     return load_adapter(version.path, base)
 
 

@@ -158,6 +158,31 @@ def new_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def receive_file(path: Path) -> Iterator[Path]:
+    """A file that appears whole or not at all: let others fill the yielded one, it is renamed to `path` at the end."""
+    with explain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            yield temporary
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write a file whole or not at all, without having all of it in memory."""
+    with receive_file(path) as temporary, temporary.open("wb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def copy_checked(parts: Iterable[Path], target: Path, sha256: str) -> None:
     """Join `parts` into `target`, whole or not at all, and only if the result has the stated SHA-256.
 

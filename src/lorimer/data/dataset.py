@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from lorimer.blobs import fetch, publish, publish_file, published_names, refresh_file
 from lorimer.config import home
 from lorimer.data.card import render_card
 from lorimer.data.example import Example, example_from_json
@@ -57,14 +58,16 @@ def write_dataset(name: str, splits: Splits, card: dict[str, Any]) -> Dataset:
     check_name(name)
     digest = _digest(splits, card)
     folder = _datasets() / digest[:FOLDER_LEN]
-    if not folder.exists():
+    if not folder.exists() and not fetch(folder):
         with new_folder(folder) as new:
             for split_name, examples in splits.items():
                 write_jsonl(new / f"{split_name}.jsonl", (example.to_json() for example in examples))
             write_json(new / "card.json", card)
             write_text(new / "card.html", render_card(card, digest))
     dataset = _read_folder(folder, digest, name)
+    publish(folder)
     write_json(_pointer(name), {"digest": digest, "folder": folder.name})
+    publish_file(_pointer(name))
     return dataset
 
 
@@ -75,11 +78,11 @@ def read_dataset(name_or_digest: str) -> Dataset:
         NotFoundError: if there is none; the message lists those that are there.
         IntegrityError: if its files were changed or are gone.
     """
-    if NAME_PATTERN.fullmatch(name_or_digest) and _pointer(name_or_digest).exists():
+    if NAME_PATTERN.fullmatch(name_or_digest) and find_pointer(name_or_digest).exists():
         digest = _read_pointer(name_or_digest)
-        return _read_folder(_datasets() / digest[:FOLDER_LEN], digest, name_or_digest)
+        return _read_folder(find_folder(digest), digest, name_or_digest)
     if DIGEST_PATTERN.fullmatch(name_or_digest):
-        folder = _datasets() / name_or_digest[:FOLDER_LEN]
+        folder = find_folder(name_or_digest)
         if folder.exists():
             return _read_folder(folder, name_or_digest)
     raise NotFoundError(
@@ -98,7 +101,8 @@ def list_datasets() -> list[DatasetSummary]:
 
 def dataset_names() -> list[str]:
     """The names of the datasets that are here."""
-    return sorted(path.stem for path in _datasets().glob("*.json") if NAME_PATTERN.fullmatch(path.stem))
+    names = {path.stem for path in _datasets().glob("*.json")} | published_names(_datasets(), ".json")
+    return sorted(name for name in names if NAME_PATTERN.fullmatch(name))
 
 
 def describe_names(wanted: str) -> str:
@@ -127,6 +131,20 @@ def _pointer(name: str) -> Path:
     return _datasets() / f"{name}.json"
 
 
+def find_pointer(name: str) -> Path:
+    """Where the name's pointer is, as others last moved it."""
+    refresh_file(_pointer(name))
+    return _pointer(name)
+
+
+def find_folder(digest: str) -> Path:
+    """Where the dataset of a digest is, brought here if a shared store has it."""
+    folder = _datasets() / digest[:FOLDER_LEN]
+    if not folder.exists():
+        fetch(folder)
+    return folder
+
+
 def _digest(splits: Splits, card: dict[str, Any]) -> str:
     rows = {name: [digest_of(example.to_json()) for example in examples] for name, examples in splits.items()}
     return digest_of({"card": card, "rows": rows})
@@ -142,8 +160,9 @@ def _read_pointer(name: str) -> str:
 
 
 def _summary(name: str) -> DatasetSummary:
+    find_pointer(name)
     digest = _read_pointer(name)
-    folder = _datasets() / digest[:FOLDER_LEN]
+    folder = find_folder(digest)
     try:
         splits = json.loads((folder / "card.json").read_text(encoding="utf-8"))["splits"]
         num_examples = {split_name: int(described["num_examples"]) for split_name, described in splits.items()}

@@ -9,7 +9,7 @@ from lorimer.evaluation.gates import Verdict
 from lorimer.registry.seal import Origin
 
 Action = Literal[
-    "register", "import", "record_gate", "compose", "seal",
+    "register", "import", "record_gate", "compose", "merge", "export", "restore", "seal",
     "promote", "override_gate", "rollback", "request_promotion", "approve", "reject", "protect_alias", "unprotect_alias",
     "grant_role", "revoke_role", "trust_key", "distrust_key", "create_key", "revoke_key", "limit_tenant",
 ]  # fmt: skip
@@ -36,6 +36,8 @@ class NewVersion:
     companions: Mapping[str, bytes] = field(default_factory=dict)
     """Files to keep beside those, by name, that are no part of what it is: `fingerprint.json`, what it answered when it was registered."""
     origin: Origin = "registered"
+    parents: tuple[str, ...] = ()
+    """Of a merge: the digests of the adapters it was made of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,8 @@ class AdapterVersion:
     template_digest: str
     parts: tuple[VersionPart, ...] = ()
     """Of a composition: the adapters it is the sum of, by digest."""
+    parents: tuple[str, ...] = ()
+    """Of a merge: the digests of the adapters it was made of."""
     report_digest: str | None
     gate_digest: str | None
     gate_verdict: Verdict | None

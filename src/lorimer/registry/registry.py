@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, RowMapping, Select, func, insert, select
 from sqlalchemy.exc import IntegrityError as UniqueViolation
 
+from lorimer.blobs import fetch, publish
 from lorimer.config import home
 from lorimer.database import begin_write
 from lorimer.errors import IntegrityError, NotFoundError, UsageError
@@ -70,6 +71,7 @@ class Registry:
             num_bytes=sum((path / file).stat().st_size for file in FILES),
             path=path,
             template_digest=new.template_digest,
+            parents=new.parents,
             report_digest=None,
             gate_digest=None,
             gate_verdict=None,
@@ -111,6 +113,12 @@ class Registry:
                 f"the gate judged adapter {result.candidate_digest[:12]} on base {result.base_digest[:12]}, but {version.id} is "
                 f"{version.digest[:12]} on {version.base_digest[:12]}: evaluate {version.id} itself"
             )
+        try:
+            return self._record_gate(result, version, actor)
+        except UniqueViolation:  # another process recorded the same result at the same moment: now it is there
+            return self._record_gate(result, version, actor)
+
+    def _record_gate(self, result: GateResult, version: AdapterVersion, actor: str | None) -> AdapterVersion:
         with begin_write(self.engine) as connection:
             known = connection.execute(select(gate_results.c.id).where(gate_results.c.digest == result.digest)).first()
             if known is None:
@@ -206,7 +214,7 @@ class Registry:
         signer = seals.open_signer(actor or current_actor(), "register")
         if path.is_symlink():
             raise IntegrityError(f"{str(path)!r} is a symbolic link, adapters lie there themselves: remove it, try again")
-        if not path.is_dir():
+        if not fetch(path) and not path.is_dir():  # what other homes added is there before it is sealed anew
             with new_folder(path) as folder:
                 for file in (*FILES, *(name for name in COMPANIONS if (new.source / name).is_file())):
                     shutil.copy(new.source / file, folder / file)
@@ -222,6 +230,7 @@ class Registry:
             raise IntegrityError(
                 f"{str(path)!r} does not hold adapter {digest[:12]} as it was sealed: {exc}; remove the folder, try again"
             ) from exc
+        publish(path)
         return path, seal
 
     def _add_version(self, connection: Connection, draft: AdapterVersion, action: Action, details: Mapping[str, Any]) -> AdapterVersion:
@@ -291,12 +300,17 @@ def _select_versions() -> Select[Any]:
 
 def _version_from_row(row: RowMapping) -> AdapterVersion:
     parts = tuple(VersionPart(**part) for part in row["parts"] or ())
-    return AdapterVersion(**{**row, "path": home() / row["path"], "parts": parts})
+    return AdapterVersion(**{**row, "path": home() / row["path"], "parts": parts, "parents": tuple(row["parents"] or ())})
 
 
 def _row_of(version: AdapterVersion) -> dict[str, Any]:
     row = {column.name: getattr(version, column.name) for column in adapter_versions.columns}
-    return {**row, "path": str(version.path.relative_to(home())), "parts": [part.to_json() for part in version.parts] or None}
+    return {
+        **row,
+        "path": str(version.path.relative_to(home())),
+        "parts": [part.to_json() for part in version.parts] or None,
+        "parents": list(version.parents) or None,
+    }
 
 
 def _match_digest(name: str, prefix: str, versions: Sequence[AdapterVersion]) -> AdapterVersion:

@@ -44,6 +44,7 @@ adapter_versions = Table(
     Column("path", Text, nullable=False),  # below the home folder, which may move
     Column("template_digest", DIGEST, nullable=False),
     Column("parts", JSON(none_as_null=True)),  # of a composition: the adapters it is the sum of; null for those with files of their own
+    Column("parents", JSON(none_as_null=True)),  # of a merge: the digests of the adapters it was made of
     Column("created_at", TIME, nullable=False),
     Column("created_by", Text, nullable=False),
     UniqueConstraint("name", "digest", name="uq_adapter_versions_name_digest"),
@@ -75,6 +76,22 @@ gate_results = Table(
     Column("recorded_at", TIME, nullable=False),
     UniqueConstraint("digest", name="uq_gate_results_digest"),
     Index("ix_gate_results_adapter_digest", "adapter_digest"),
+    sqlite_autoincrement=True,
+)
+
+exports = Table(
+    "exports",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("adapter_digest", DIGEST, nullable=False),
+    Column("adapter", Text, nullable=False),  # what it was called: `helpdesk@v3`
+    Column("target", String(16), nullable=False),
+    Column("place", Text, nullable=False),
+    Column("content_digest", DIGEST, nullable=False),
+    Column("left_platform", Boolean, nullable=False),
+    Column("exported_at", TIME, nullable=False),
+    Column("exported_by", Text, nullable=False),
+    Index("ix_exports_adapter_digest", "adapter_digest"),
     sqlite_autoincrement=True,
 )
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lorimer.blobs import fetch, publish
 from lorimer.errors import AdapterError, IntegrityError
 from lorimer.registry.signing import PublicKey, Signer, envelope, find_signature, open_envelope
 from lorimer.storage import canonical_json, digest_of, digest_of_file, write_bytes
@@ -80,6 +81,8 @@ def require_files(path: Path) -> None:
     Raises:
         AdapterError: if not.
     """
+    if not all((path / file).is_file() for file in FILES):
+        fetch(path)
     if missing := [file for file in FILES if not (path / file).is_file()]:
         raise AdapterError(f"{str(path)!r} is not an adapter's folder: {' and '.join(missing)} missing; give the folder a run has written")
 
@@ -100,6 +103,8 @@ def hashes_of(folder: Path) -> dict[str, str]:
     Raises:
         IntegrityError: if there is something else than files in it.
     """
+    if not folder.is_dir():
+        fetch(folder)
     try:
         entries = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".") and entry.name != SEAL)
         if strange := [name for name in entries if (folder / name).is_symlink() or not (folder / name).is_file()]:
@@ -192,6 +197,8 @@ def verify_adapter_folder(folder: Path, digest: str, trusted: Mapping[str, Publi
     Raises:
         IntegrityError: if not, with everything that differs.
     """
+    if not folder.exists():
+        fetch(folder)
     if folder.is_symlink() or not folder.is_dir():
         raise IntegrityError("its folder is gone or a symbolic link: adapters lie there themselves")
     seal, problems = read_seal(folder), list[str]()
@@ -219,6 +226,7 @@ def place_files(folder: Path, files: Mapping[str, bytes], seal: bytes) -> None:
         write_bytes(folder / f"{NEXT}{name}", data)
     write_bytes(folder / SEAL, seal)
     finish_files(folder, parse_seal(seal))
+    publish(folder)
 
 
 def finish_files(folder: Path, seal: Seal | None) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorimer.blobs import fetch
 from lorimer.config import home
 from lorimer.errors import EngineError, LorimerError
 from lorimer.model.base import digests_of_base, find_base
@@ -39,6 +40,8 @@ class Served:
         """
         adapters: dict[str, Listed] = {}
         for version in self.registry.list_versions():
+            if not version.path.is_dir():
+                fetch(version.path)  # vLLM reads folders, and knows no store
             known = adapters.get(version.digest)
             bases = (*known.bases, version.base_digest) if known else (version.base_digest,)
             adapters[version.digest] = Listed(folder=version.path, bases=tuple(dict.fromkeys(bases)))
