@@ -239,18 +239,27 @@ def judge_version(version: AdapterVersion, base: Base) -> Iterator[Task | Answer
     """Evaluate a registered version by the recipe and dataset it was trained with, and record what the gate says.
 
     Raises:
-        UsageError: if it is a composition, which was not trained.
+        UsageError: if it is a composition, which was not trained, or a merge of what learned from several datasets.
     """
     _refuse_composition(version, "evaluated")
     registry = Registry(open_database())
     check_role(registry.engine, current_actor(), "record_gate")
     registry.verify_files(version)
-    recipe = read_recipe(home() / "runs" / version.run_id / "recipe.yaml")
+    recipe = read_recipe(home() / "runs" / _run_of(version, registry) / "recipe.yaml")
     dataset = read_dataset(version.dataset_digest)
     for made in judge(recipe, dataset, base, name=version.name, folder=version.path):
         yield made
     assert isinstance(made, GateResult)  # what `judge` ends with
     registry.record_gate(made, version)
+
+
+def _run_of(version: AdapterVersion, registry: Registry) -> str:
+    """The run whose recipe a version is judged by; of a merge, its first parent's, if all of them learned from the one dataset."""
+    if not version.parents:
+        return version.run_id
+    if not version.dataset_digest:
+        raise UsageError(f"{version.id} is a merge of adapters that learned from different datasets: by which it is judged is not known")
+    return _run_of(registry.find_digest(version.parents[0]), registry)
 
 
 def _refuse_composition(version: AdapterVersion, what: str) -> None:

@@ -26,6 +26,7 @@ for command in (quickstart.quickstart, init.init, plan.plan, train.train, evalua
     app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(adapters.app, name="adapters")
+adapters.app.command(help=merge.HELP)(merge.merge)
 app.add_typer(runs.app, name="runs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")
