@@ -7,7 +7,7 @@ import sys
 import typer
 
 from lorimer import __version__
-from lorimer.cli import adapters, audit, chat, data, doctor, evaluate, init, keys, plan, quickstart, roles, runs, serve, train
+from lorimer.cli import adapters, audit, backup, chat, data, doctor, evaluate, init, keys, plan, quickstart, roles, runs, serve, train
 from lorimer.cli.console import error_console
 from lorimer.errors import LorimerError
 
@@ -26,6 +26,9 @@ for command in (quickstart.quickstart, init.init, plan.plan, train.train, evalua
     app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(adapters.app, name="adapters")
+app.command(help=backup.BACKUP_HELP)(backup.backup)
+app.command(help=backup.RESTORE_HELP)(backup.restore)
+app.command(help=backup.PUBLISH_HELP)(backup.publish)
 adapters.app.command(help=merge.HELP)(merge.merge)
 app.add_typer(runs.app, name="runs")
 app.add_typer(keys.app, name="keys")
