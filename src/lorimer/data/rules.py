@@ -4,7 +4,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from lorimer.data.example import Example
 from lorimer.errors import DataError
@@ -23,6 +23,25 @@ class Finding:
     message: str
     examples: tuple[str, ...] = ()
     """Sources of the first few rows it took, changed or reports."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a row rule says of one row: taken out (no example), changed (another one), flagged (the same, with a reason) or untouched."""
+
+    example: Example | None
+    reason: str = ""
+
+
+class RowRule(Protocol):
+    """A rule that needs to see one row alone; it may run in another process."""
+
+    @property
+    def name(self) -> str:
+        """What the card calls it."""
+
+    def __call__(self, example: Example) -> Judged:
+        """Judge one row."""
 
 
 class RuleResult(NamedTuple):
