@@ -1,0 +1,148 @@
+"""Every rule over one row, by the name a rules file calls it: who makes it, whether it runs unasked, whether it touches a test file's rows.
+
+The order is the order in which rules see a row. A rule's settings are its maker's parameters.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, NamedTuple, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from lorimer.config import Curation
+from lorimer.data.rules import DropTooLong, KeepLanguages, RowRule, StripWhitespace
+from lorimer.errors import ConfigError
+
+
+class Entry(NamedTuple):
+    """One rule of the catalogue."""
+
+    make: Callable[..., RowRule]
+    by_default: bool
+    on_test: bool = False
+    """Whether a given test file is put to it too: what repairs or hides is, what picks rows is not, as published results count them."""
+
+
+ROW_RULES: Mapping[str, Entry] = {
+    "strip_whitespace": Entry(StripWhitespace, by_default=True, on_test=True),
+    "keep_languages": Entry(KeepLanguages, by_default=False, on_test=True),
+    "drop_too_long": Entry(DropTooLong, by_default=True),
+}
+
+
+class ChosenRules(NamedTuple):
+    """The rules that run, in order."""
+
+    on_rows: tuple[RowRule, ...]
+    on_test: tuple[RowRule, ...]
+    settings: dict[str, dict[str, Any]]
+    """Of each, for the card."""
+
+
+def choose_rules(curation: Curation, languages: Sequence[str] | None = None) -> ChosenRules:
+    """The rules a rules file asks for, and those that run unasked; `languages` is how the command line spells `keep_languages`.
+
+    Raises:
+        ConfigError: naming every unknown rule and every wrong setting.
+    """
+    asked: dict[str, Any] = dict(curation.rules)
+    if languages:
+        if asked.get("keep_languages"):
+            raise ConfigError("`keep_languages` is in the rules file and on the command line: say it once")
+        asked["keep_languages"] = {"languages": list(languages)}
+    problems = [_describe_unknown(name) for name in asked if name not in ROW_RULES]
+    made: dict[str, RowRule] = {}
+    settings: dict[str, dict[str, Any]] = {}
+    for name, entry in ROW_RULES.items():
+        wanted = asked.get(name, entry.by_default)
+        if wanted is False:
+            continue
+        settings[name] = dict(wanted) if isinstance(wanted, Mapping) else {}
+        try:
+            made[name] = _make(entry, settings[name])
+        except ConfigError as exc:
+            problems.append(f"rule `{name}`: {exc}")
+    if problems:
+        raise ConfigError(f"rules: {'; '.join(problems)}")
+    return ChosenRules(tuple(made.values()), tuple(rule for name, rule in made.items() if ROW_RULES[name].on_test), settings)
+
+
+def describe_rules() -> list[dict[str, Any]]:
+    """Every rule, what it does, whether it runs unasked, and its settings with what they are unasked."""
+    return [
+        {
+            "name": name,
+            "about": (inspect.getdoc(entry.make) or "").partition("\n")[0],
+            "by_default": entry.by_default,
+            "settings": {each.name: _default_of(each) for each in _parameters(entry)},
+        }
+        for name, entry in ROW_RULES.items()
+    ]
+
+
+def _make(entry: Entry, settings: Mapping[str, Any]) -> RowRule:
+    """The rule with these settings, each checked against what its maker's parameter is.
+
+    Raises:
+        ConfigError: naming every setting that is unknown, missing or wrong.
+    """
+    parameters = {each.name: each for each in _parameters(entry)}
+    hints = get_type_hints(vars(entry.make)["__init__"] if isinstance(entry.make, type) else entry.make)
+    checked, problems = dict[str, Any](), list[str]()
+    for name, value in settings.items():
+        if name not in parameters:
+            near = get_close_matches(name, parameters, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(parameters) or 'none'}"
+            problems.append(f"unknown setting `{name}` ({hint})")
+            continue
+        try:
+            checked[name] = TypeAdapter(hints[name]).validate_python(value)
+        except ValidationError as exc:
+            said = "; ".join(error["msg"][0].lower() + error["msg"][1:] for error in exc.errors())
+            problems.append(f"setting `{name}`: {said}, found {value!r}")
+    missing = [name for name, each in parameters.items() if each.default is inspect.Parameter.empty and name not in settings]
+    problems += [f"setting `{name}` is missing" for name in missing]
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return entry.make(**checked)
+
+
+def _parameters(entry: Entry) -> list[inspect.Parameter]:
+    return list(inspect.signature(entry.make).parameters.values())
+
+
+def _default_of(parameter: inspect.Parameter) -> Any:
+    return "required" if parameter.default is inspect.Parameter.empty else _plain(parameter.default)
+
+
+def _describe_unknown(name: str) -> str:
+    near = get_close_matches(name, ROW_RULES, n=1)
+    return f"no rule is called `{name}`" + (f" (did you mean `{near[0]}`?)" if near else f" (there are {', '.join(ROW_RULES)})")
+
+
+def rules_yaml() -> str:
+    """A rules file that says what is done anyway, each rule with its settings, to be changed."""
+    lines = ["rules:"]
+    for rule in describe_rules():
+        lines.append(f"  # {rule['about']}")
+        required = [name for name, value in rule["settings"].items() if value == "required"]
+        usual = {name: value for name, value in rule["settings"].items() if value != "required"}
+        setting = yaml.safe_dump(_plain(usual), default_flow_style=True, width=1_000).strip() if usual else "true"
+        if rule["by_default"]:
+            lines.append(f"  {rule['name']}: {setting}")
+        else:
+            needs = f" (needs {', '.join(required)})" if required else ""
+            lines.append(f"  # {rule['name']}: {setting}{needs}")
+    rest = Curation().model_dump(mode="json", exclude={"rules"})
+    return "\n".join(lines) + "\n" + yaml.safe_dump(rest, sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    """A setting's value as YAML and JSON spell it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(inner) for inner in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
