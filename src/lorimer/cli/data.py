@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from lorimer.cli.augment import augment
 from lorimer.cli.console import console, print_json, progress_bar
 from lorimer.config import ColumnNames, Curation, read_curation
 from lorimer.data import curate as curation
@@ -23,6 +24,8 @@ from lorimer.data.split import SPLITS
 from lorimer.errors import UsageError
 
 app = typer.Typer(help="Bring examples in, check and clean them, and look at the datasets that are here.", no_args_is_help=True)
+
+app.command("augment")(augment)
 
 NUM_ROWS_SHOWN = 3
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A dataset's name or digest.")]
