@@ -95,6 +95,8 @@ class Curation(Strict):
     duplicates: DuplicateRules = DuplicateRules()
     conflicts: Literal["report", "drop"] = "report"
     """Prompts with more than one answer: `drop` leaves all of their rows out."""
+    labels: Literal["report", "off"] = "report"
+    """Where answers are labels: how evenly they are spread, near-equal prompts with different ones, and which are likely wrong."""
     split: SplitRules = SplitRules()
 
 

@@ -25,6 +25,8 @@ from lorimer.data.staging import NUM_PROBLEMS_KEPT, SourceRead
 
 CARD_VERSION = 2
 NUM_ANSWERS_COUNTED = 100_000
+COUNTS = ("num_subjects", "num_with_subject", "num_synthetic")  # what cards of version 1 do not say; so are these
+MAPPINGS = ("accounting", "licences", "consents", "duplicates")
 FEW_ROWS, ENOUGH_ROWS = 1_000, 3_000
 MUCH_SYNTHETIC = 0.3
 MUCH_REPEATED = 0.1
@@ -164,7 +166,8 @@ def describe_answers(answers: Sequence[str]) -> list[dict[str, Any]]:
 def render_card(card: Mapping[str, Any], digest: str) -> str:
     """The card as one HTML page that needs nothing else."""
     total = sum(split["num_examples"] for split in card["splits"].values())
-    return PAGE.get_template("card.html.j2").render(card=card, digest=digest, total=total)
+    whole = {**dict.fromkeys(COUNTS, 0), **{key: {} for key in MAPPINGS}, "advice": [], "num_answers_counted": total, **card}
+    return PAGE.get_template("card.html.j2").render(card=whole, digest=digest, total=total)
 
 
 def advise(card: Mapping[str, Any]) -> list[str]:

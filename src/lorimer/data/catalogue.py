@@ -12,7 +12,15 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from lorimer.config import Curation
+from lorimer.data.boilerplate import Boilerplate
+from lorimer.data.encoding import RepairEncoding
+from lorimer.data.information import LengthBounds, LowInformation
+from lorimer.data.language import DetectLanguage
+from lorimer.data.pii_rule import protect_pii
+from lorimer.data.remnants import TemplateRemnants
 from lorimer.data.rules import DropTooLong, KeepLanguages, RowRule, StripWhitespace
+from lorimer.data.secrets import ProtectSecrets
+from lorimer.data.toxicity import Toxicity
 from lorimer.errors import ConfigError
 
 
@@ -20,15 +28,34 @@ class Entry(NamedTuple):
     """One rule of the catalogue."""
 
     make: Callable[..., RowRule]
-    by_default: bool
+    about: str
+    unasked: Mapping[str, Any] | None = None
+    """Its settings where the rules file does not name it; None where it then does not run."""
     on_test: bool = False
     """Whether a given test file is put to it too: what repairs or hides is, what picks rows is not, as published results count them."""
 
 
+# Repair first, hide last: a broken encoding hides an address, and a mask is no longer the text that other rules know. Unasked, rules repair
+# what is certain, hide secrets, and report the rest: whether a short answer or a name is wanted, only people know.
 ROW_RULES: Mapping[str, Entry] = {
-    "strip_whitespace": Entry(StripWhitespace, by_default=True, on_test=True),
-    "keep_languages": Entry(KeepLanguages, by_default=False, on_test=True),
-    "drop_too_long": Entry(DropTooLong, by_default=True),
+    "encoding": Entry(RepairEncoding, "undo wrong decodings, take out control characters", {}, on_test=True),
+    "strip_whitespace": Entry(StripWhitespace, "take white space off both ends of every text", {}, on_test=True),
+    "keep_languages": Entry(KeepLanguages, "drop rows tagged with a language not listed", on_test=True),
+    "drop_too_long": Entry(DropTooLong, "drop rows longer than any base takes in", {}),
+    "length": Entry(LengthBounds, "drop or flag rows whose prompt or answer is too short or too long"),
+    "template_remnants": Entry(
+        TemplateRemnants, "what a template left behind: markers of turns, unfilled placeholders", {"markers": "flag"}
+    ),
+    "boilerplate": Entry(Boilerplate, "signatures, disclaimers and footers", {}),
+    "low_information": Entry(
+        LowInformation, "rows that teach nothing: empty, an echo of the prompt, the same over and over", {"action": "flag"}
+    ),
+    "language": Entry(DetectLanguage, "guess the language of untagged rows; with `keep`, drop rows in others"),
+    "toxicity": Entry(Toxicity, "words that insult or threaten", {}),
+    "secrets": Entry(ProtectSecrets, "keys, passwords and tokens", {}, on_test=True),
+    "pii": Entry(
+        protect_pii, "personal data that proves itself: mask, pseudonymise, keep and report, or drop", {"default": "keep"}, on_test=True
+    ),
 }
 
 
@@ -56,10 +83,10 @@ def choose_rules(curation: Curation, languages: Sequence[str] | None = None) -> 
     made: dict[str, RowRule] = {}
     settings: dict[str, dict[str, Any]] = {}
     for name, entry in ROW_RULES.items():
-        wanted = asked.get(name, entry.by_default)
+        wanted = asked.get(name, entry.unasked is not None)
         if wanted is False:
             continue
-        settings[name] = dict(wanted) if isinstance(wanted, Mapping) else {}
+        settings[name] = {**(entry.unasked or {}), **(wanted if isinstance(wanted, Mapping) else {})}
         try:
             made[name] = _make(entry, settings[name])
         except ConfigError as exc:
@@ -70,13 +97,13 @@ def choose_rules(curation: Curation, languages: Sequence[str] | None = None) -> 
 
 
 def describe_rules() -> list[dict[str, Any]]:
-    """Every rule, what it does, whether it runs unasked, and its settings with what they are unasked."""
+    """Every rule, what it does, whether it runs unasked, and its settings with what they then are."""
     return [
         {
             "name": name,
-            "about": (inspect.getdoc(entry.make) or "").partition("\n")[0],
-            "by_default": entry.by_default,
-            "settings": {each.name: _default_of(each) for each in _parameters(entry)},
+            "about": entry.about,
+            "by_default": entry.unasked is not None,
+            "settings": {each.name: _default_of(each) for each in _parameters(entry)} | _plain(entry.unasked or {}),
         }
         for name, entry in ROW_RULES.items()
     ]

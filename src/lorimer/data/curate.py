@@ -27,6 +27,7 @@ from lorimer.data.dataset import (
     read_folder,
     write_lines,
 )
+from lorimer.data.labels import are_labels, judge_labels
 from lorimer.data.queries import QuerySource
 from lorimer.data.reading import UNREADABLE, Asked, RowProblem, judge_chunk
 from lorimer.data.rules import NUM_EXAMPLES_SHOWN, Finding, LeftOut, Tally, count_rows, speaks
@@ -187,6 +188,7 @@ class _Wanted:
             "rules": {name: _spell(settings) for name, settings in self.chosen.settings.items()},
             "duplicates": curation["duplicates"],
             "conflicts": curation["conflicts"],
+            "labels": curation["labels"],
             "split": curation["split"],
         }
 
@@ -321,6 +323,7 @@ def _clean(cleaned: _Cleaned, wanted: _Wanted) -> dict[str, int]:
     exact = cleaned.findings[-1]
     cleaned.take(find_conflicts(staged, cleaned.kept & own, drops=wanted.curation.conflicts == "drop"))
     found = {"exact": exact.num_removed or exact.num_flagged}
+    near = None
     if how.near != "off":
         near = find_near_rows(staged, cleaned.kept & own, how)
         sizes = (
@@ -333,6 +336,8 @@ def _clean(cleaned: _Cleaned, wanted: _Wanted) -> dict[str, int]:
             "groups_of_3_to_5": int(((sizes >= 3) & (sizes <= 5)).sum()),
             "groups_of_6_and_more": int((sizes > 5).sum()),
         }
+    if wanted.curation.labels == "report":
+        cleaned.findings += judge_labels(staged, cleaned.kept & own, near, wanted.asked.seed)
     return found
 
 
@@ -345,7 +350,7 @@ def _split(cleaned: _Cleaned, wanted: _Wanted) -> None:
     if len(rows) < MIN_TO_SPLIT:
         few = f"only {count_rows(len(rows))}, too few to hold any back (from {MIN_TO_SPLIT} on): all are in train"
         cleaned.findings.append(Finding(rule="split", message=few))
-    answers = staged.features.answer[rows] if rules.stratify and _repeat(staged.features.answer[rows]) else None
+    answers = staged.features.answer[rows] if rules.stratify and are_labels(staged.features.answer[rows]) else None
     test = 0.0 if has_test else rules.test
     cleaned.assigned[rows] = assign(staged.features.place[rows], validation=rules.validation, test=test, answers=answers)
     columns = wanted.asked.columns
@@ -353,11 +358,6 @@ def _split(cleaned: _Cleaned, wanted: _Wanted) -> None:
         cleaned.take(drop_leaks(staged, cleaned.kept, cleaned.assigned, has_test_file=False))
     if wanted.curation.duplicates.across_splits != "off":
         cleaned.take(find_twins(staged, cleaned.kept, cleaned.assigned, wanted.curation.duplicates))
-
-
-def _repeat(answers: npt.NDArray[np.uint64]) -> bool:
-    """Whether answers are labels: a few, each many times."""
-    return len(np.unique(answers)) <= max(2, len(answers) // 4)
 
 
 def _findings(staging: Staging, wanted: _Wanted, found: Sequence[Finding]) -> list[Finding]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from lorimer.config import home
 from lorimer.data import merkle
-from lorimer.data.card import render_card
+from lorimer.data.card import CARD_VERSION, render_card
 from lorimer.data.example import Example, example_from_json
 from lorimer.data.split import SPLITS, SplitName, Splits
 from lorimer.errors import ConfigError, IntegrityError, NotFoundError
@@ -97,6 +97,7 @@ def write_lines(
         IntegrityError: if a folder of this digest is there already and was changed.
     """
     check_name(name)
+    card = {**card, "card_version": CARD_VERSION}  # a new dataset has a new digest, whichever card it began with
     digest = merkle.root(chain([bytes.fromhex(digest_of(card))], record_digests)).hex()
     folder = _datasets() / digest[:FOLDER_LEN]
     if not folder.exists():
