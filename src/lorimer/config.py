@@ -95,8 +95,9 @@ class Curation(Strict):
     duplicates: DuplicateRules = DuplicateRules()
     conflicts: Literal["report", "drop"] = "report"
     """Prompts with more than one answer: `drop` leaves all of their rows out."""
-    labels: Literal["report", "off"] = "report"
-    """Where answers are labels: how evenly they are spread, near-equal prompts with different ones, and which are likely wrong."""
+    labels: Literal["report", "search", "off"] = "report"
+    """Where answers are labels: how evenly they are spread, near-equal prompts with different ones, and which are likely wrong. The last
+    takes its time (about 1,500 rows a second) and is looked for among more than 3,000 rows only with `search`."""
     split: SplitRules = SplitRules()
 
 

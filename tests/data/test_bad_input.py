@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lorimer.data.curate import curate
 from lorimer.data.dataset import Dataset
 from lorimer.data.sources import MAX_LINE_BYTES
-from lorimer.errors import DataError
+from lorimer.errors import ConfigError, DataError
 
 GOOD = b'{"prompt": "Q", "completion": "A"}'
 VALUES = st.recursive(
@@ -158,4 +158,11 @@ def test_file_that_may_not_be_read_is_one_sentence(tmp_path: Path) -> None:
     path.write_bytes(GOOD)
     path.chmod(0)
     with pytest.raises(DataError, match="check its permissions"):
+        curate([path], name="t")
+
+
+def test_request_log_says_why_it_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "2026-11-22.jsonl"
+    path.write_text('{"id": "r", "model": "m", "adapter": "a@v1", "num_prompt_tokens": 3, "latency_seconds": 0.1}\n')
+    with pytest.raises(ConfigError, match=r"is a log of requests: .* never what was said"):
         curate([path], name="t")

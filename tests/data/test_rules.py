@@ -105,7 +105,7 @@ def test_finding_ranks_reasons_and_says_why_of_each_example() -> None:
     for number in range(20):
         tally.add(f"f:{number}", Judged(None, f"reason {min(number % 9, 7)}"), ask("Q"))
     finding = tally.finding("r")
-    assert finding.message.startswith("4 rows reason 7; 3 rows reason 0; 3 rows reason 1; ")
+    assert finding.message.startswith("4 rows: reason 7; 3 rows: reason 0; 3 rows: reason 1; ")
     assert finding.message.endswith("; 4 rows for other reasons")
     assert finding.reasons == tuple(f"reason {number}" for number in range(5))
 

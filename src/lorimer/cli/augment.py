@@ -6,10 +6,6 @@ from typing import Annotated
 import typer
 
 from lorimer.cli.console import console, error_console, print_json, progress_bar
-from lorimer.data.augment import DEFAULT_MAX_TOKENS, Augmentation, Progress, num_wanted
-from lorimer.data.augment import augment as run_augment
-from lorimer.data.chat_endpoint import ChatEndpoint
-from lorimer.data.dataset import Dataset, check_name, read_dataset
 from lorimer.errors import ConfigError
 
 
@@ -23,7 +19,7 @@ def augment(
     share: Annotated[float, typer.Option(help="Share of the new training split that is synthetic, at most 0.5.")] = 0.2,
     name: Annotated[str | None, typer.Option(metavar="N", help="Name of the new dataset; by default the old one's name.")] = None,
     max_rows: Annotated[int, typer.Option("--max-rows", min=1, help="Synthetic rows at most.")] = 3_000,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens to spend at most.")] = DEFAULT_MAX_TOKENS,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens to spend at most.")] = 1_000_000,
     temperature: Annotated[float, typer.Option(help="0 to 2; higher varies more.")] = 0.9,
     seed: Annotated[int, typer.Option(min=0, help="Another seed, other rows.")] = 0,
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Questions in flight at a time.")] = 4,
@@ -36,6 +32,11 @@ def augment(
 
     Example: lorimer data augment support --endpoint http://127.0.0.1:8000/v1 --model gemma3-270m --share 0.2 --name support-more
     """
+    from lorimer.data.augment import Augmentation, Progress, num_wanted
+    from lorimer.data.augment import augment as run_augment
+    from lorimer.data.chat_endpoint import ChatEndpoint
+    from lorimer.data.dataset import Dataset, check_name, read_dataset
+
     if name is not None:
         check_name(name)
     settings = Augmentation(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -14,20 +14,17 @@ from rich.table import Table
 from lorimer.cli.augment import augment
 from lorimer.cli.console import console, print_json, progress_bar
 from lorimer.config import ColumnNames, Curation, read_curation
-from lorimer.data import curate as curation
-from lorimer.data.catalogue import describe_rules, rules_yaml
-from lorimer.data.contamination import check_contamination
-from lorimer.data.dataset import DatasetFolder, list_datasets, open_dataset
-from lorimer.data.diff import compare
-from lorimer.data.queries import open_query
-from lorimer.data.split import SPLITS
 from lorimer.errors import UsageError
+
+if TYPE_CHECKING:  # what reads rows takes a moment to import, which other commands need not wait for
+    from lorimer.data.dataset import DatasetFolder
 
 app = typer.Typer(help="Bring examples in, check and clean them, and look at the datasets that are here.", no_args_is_help=True)
 
 app.command("augment")(augment)
 
 NUM_ROWS_SHOWN = 3
+SPLIT_NAMES = ("train", "validation", "test")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A dataset's name or digest.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
@@ -71,6 +68,10 @@ def curate(
     json: Json = False,
 ) -> None:
     """Import, check, clean and split rows."""
+    from lorimer.data.contamination import check_contamination
+    from lorimer.data.curate import curate_to_disk
+    from lorimer.data.queries import open_query
+
     if (sql is None) != (query is None):
         raise UsageError("`--sql` and `--query` go together: say which database, and what to select")
     columns = ColumnNames(
@@ -88,7 +89,7 @@ def curate(
     if stratify:
         asked = asked.model_copy(update={"split": asked.split.model_copy(update={"stratify": True})})
     with progress_bar() as bar:
-        dataset = curation.curate_to_disk(
+        dataset = curate_to_disk(
             sources or [],
             name=name,
             columns=columns if columns != ColumnNames() else None,
@@ -115,6 +116,8 @@ def curate(
 @app.command(help="Which rules there are, what they do unasked, and a rules file to begin with. Example: lorimer data rules > rules.yaml")
 def rules(json: Json = False) -> None:
     """Print the catalogue of rules."""
+    from lorimer.data.catalogue import describe_rules, rules_yaml
+
     if json:
         print_json({"rules": describe_rules(), "defaults": Curation().model_dump(mode="json")})
     else:
@@ -124,6 +127,9 @@ def rules(json: Json = False) -> None:
 @app.command(help="What changed from one dataset to another. Example: lorimer data diff 3f0c9a1b2d4e5f60 support")
 def diff(before: Name, after: Name, json: Json = False) -> None:
     """Compare two datasets row by row."""
+    from lorimer.data.dataset import open_dataset
+    from lorimer.data.diff import compare
+
     found = compare(open_dataset(before), open_dataset(after))
     if json:
         print_json(found.to_json())
@@ -136,6 +142,9 @@ def diff(before: Name, after: Name, json: Json = False) -> None:
 @app.command(help="Rows of train that other datasets are judged by. Example: lorimer data contamination support --json")
 def contamination(name: Name, json: Json = False) -> None:
     """Compare a dataset's train rows with the test rows of every other dataset."""
+    from lorimer.data.contamination import check_contamination
+    from lorimer.data.dataset import open_dataset
+
     found = check_contamination(open_dataset(name))
     if json:
         print_json({"name": name, "contamination": [each.to_json() for each in found]})
@@ -149,6 +158,8 @@ def contamination(name: Name, json: Json = False) -> None:
 @app.command("list", help="The datasets that are here. Example: lorimer data list --json")
 def list_all(json: Json = False) -> None:
     """Print one line per dataset."""
+    from lorimer.data.dataset import list_datasets
+
     found = list_datasets()
     if json:
         print_json({"datasets": [{**asdict(dataset), "path": str(dataset.path)} for dataset in found]})
@@ -156,15 +167,17 @@ def list_all(json: Json = False) -> None:
     if not found:
         console.print("No datasets yet: `lorimer data curate FILE --name NAME` makes one.")
         return
-    table = Table("name", *SPLITS, "digest", box=None, pad_edge=False, padding=(0, 2), header_style="dim")
+    table = Table("name", *SPLIT_NAMES, "digest", box=None, pad_edge=False, padding=(0, 2), header_style="dim")
     for dataset in found:
-        table.add_row(dataset.name, *(f"{dataset.num_examples[split]:,}" for split in SPLITS), dataset.digest[:16])
+        table.add_row(dataset.name, *(f"{dataset.num_examples[split]:,}" for split in SPLIT_NAMES), dataset.digest[:16])
     console.print(table)
 
 
 @app.command(help="A dataset's card in short, and its first rows. Example: lorimer data show support")
 def show(name: Name, json: Json = False) -> None:
     """Print a dataset's card and its first rows."""
+    from lorimer.data.dataset import open_dataset
+
     dataset = open_dataset(name)
     rows = list(islice(dataset.rows("train"), NUM_ROWS_SHOWN))
     if json:
@@ -181,6 +194,8 @@ def show(name: Name, json: Json = False) -> None:
 @app.command(help="The path of a dataset's report, one page for a browser. Example: open $(lorimer data report support)")
 def report(name: Name) -> None:
     """Print where a dataset's report is."""
+    from lorimer.data.dataset import open_dataset
+
     typer.echo(open_dataset(name).path / "card.html")
 
 
@@ -198,12 +213,12 @@ def _reporter(bar: Progress) -> Callable[[str, int], None]:
     return report
 
 
-def _describe(dataset: DatasetFolder) -> dict[str, Any]:
+def _describe(dataset: "DatasetFolder") -> dict[str, Any]:
     paths = {"path": str(dataset.path), "report": str(dataset.path / "card.html")}
     return {"name": dataset.name, "digest": dataset.digest, **paths, "card": dataset.card}
 
 
-def _print_summary(dataset: DatasetFolder) -> None:
+def _print_summary(dataset: "DatasetFolder") -> None:
     card = dataset.card
     console.print(f"[bold]{escape(dataset.name)}[/bold] [dim]{dataset.digest[:16]}[/dim]")
     for source in card["sources"]:

@@ -5,11 +5,12 @@ The order is the order in which rules see a row. A rule's settings are its maker
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, NamedTuple, get_type_hints
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from lorimer.config import Curation
 from lorimer.data.boilerplate import Boilerplate
@@ -103,7 +104,7 @@ def describe_rules() -> list[dict[str, Any]]:
             "name": name,
             "about": entry.about,
             "by_default": entry.unasked is not None,
-            "settings": {each.name: _default_of(each) for each in _parameters(entry)} | _plain(entry.unasked or {}),
+            "settings": {each.name: _default_of(each, entry) for each in _parameters(entry)} | _plain(entry.unasked or {}),
         }
         for name, entry in ROW_RULES.items()
     ]
@@ -125,7 +126,8 @@ def _make(entry: Entry, settings: Mapping[str, Any]) -> RowRule:
             problems.append(f"unknown setting `{name}` ({hint})")
             continue
         try:
-            checked[name] = TypeAdapter(hints[name]).validate_python(value)
+            found = TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+            checked[name] = tuple(found) if isinstance(found, list) else found  # rules are values: nothing in them changes
         except ValidationError as exc:
             said = "; ".join(error["msg"][0].lower() + error["msg"][1:] for error in exc.errors())
             problems.append(f"setting `{name}`: {said}, found {value!r}")
@@ -140,8 +142,12 @@ def _parameters(entry: Entry) -> list[inspect.Parameter]:
     return list(inspect.signature(entry.make).parameters.values())
 
 
-def _default_of(parameter: inspect.Parameter) -> Any:
-    return "required" if parameter.default is inspect.Parameter.empty else _plain(parameter.default)
+def _default_of(parameter: inspect.Parameter, entry: Entry) -> Any:
+    if parameter.default is inspect.Parameter.empty:
+        return "required"
+    factories = {each.name: each.default_factory for each in fields(entry.make)} if is_dataclass(entry.make) else {}
+    made = factories.get(parameter.name, MISSING)
+    return _plain(parameter.default if made is MISSING else made())
 
 
 def _describe_unknown(name: str) -> str:

@@ -336,8 +336,9 @@ def _clean(cleaned: _Cleaned, wanted: _Wanted) -> dict[str, int]:
             "groups_of_3_to_5": int(((sizes >= 3) & (sizes <= 5)).sum()),
             "groups_of_6_and_more": int((sizes > 5).sum()),
         }
-    if wanted.curation.labels == "report":
-        cleaned.findings += judge_labels(staged, cleaned.kept & own, near, wanted.asked.seed)
+    if wanted.curation.labels != "off":
+        searches = wanted.curation.labels == "search"
+        cleaned.findings += judge_labels(staged, cleaned.kept & own, near, seed=wanted.asked.seed, searches=searches)
     return found
 
 

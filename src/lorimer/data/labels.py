@@ -17,6 +17,8 @@ MAX_LABEL_LEN = 200
 MAX_JUDGED = 20_000
 """Rows in which wrong labels are looked for; of more, so many that are spread evenly."""
 MIN_TO_JUDGE = 50
+MAX_UNASKED = 3_000
+"""Rows among which wrong labels are looked for unasked: about two seconds."""
 
 
 def are_labels(answers: npt.NDArray[np.uint64]) -> bool:
@@ -25,7 +27,7 @@ def are_labels(answers: npt.NDArray[np.uint64]) -> bool:
     return 2 <= num <= max(2, len(answers) // 4)
 
 
-def judge_labels(staged: Staged, kept: npt.NDArray[np.bool_], near: NearRows | None, seed: int) -> list[Finding]:
+def judge_labels(staged: Staged, kept: npt.NDArray[np.bool_], near: NearRows | None, *, seed: int, searches: bool) -> list[Finding]:
     """What is found about the labels of conversations; nothing where answers are none."""
     features = staged.features
     rows = np.flatnonzero(kept & (features.lengths[:, 1] >= 0))
@@ -35,7 +37,10 @@ def judge_labels(staged: Staged, kept: npt.NDArray[np.bool_], near: NearRows | N
     findings = [_balance(labels)]
     if near is not None:
         findings.append(_near_conflicts(staged, rows, labels, near))
-    if len(rows) >= MIN_TO_JUDGE:
+    if len(rows) > MAX_UNASKED and not searches:
+        message = f"not looked for unasked among more than {MAX_UNASKED:,} rows: put `labels: search` into a rules file"
+        findings.append(Finding(rule="label_noise", message=message))
+    elif len(rows) >= MIN_TO_JUDGE:
         findings.append(_noise(staged, rows, labels, seed))
     return findings
 

@@ -30,6 +30,7 @@ from lorimer.database import open_database
 from lorimer.errors import ConfigError, DataError
 
 ROWS_PEEKED = 2_000
+REQUEST_LOG_KEYS = {"adapter", "num_prompt_tokens", "latency_seconds"}  # of serving's own log, which holds nothing to learn from
 UNREADABLE = "skip_bad_rows"
 """The name under which rows that could not be read are counted."""
 
@@ -107,7 +108,9 @@ class JudgedChunk:
 def find_shape(source: Source, asked: Asked, peek: int | None = ROWS_PEEKED) -> tuple[Shape | None, frozenset[str]]:
     """The source's shape, as named by the columns or that of the first row which has one, and the keys it was found from.
 
-    It looks at the first rows, or at all with `peek=None`. None is the shape of a source without any row that can be read. Raises:
+    It looks at the first rows, or at all with `peek=None`. A source without any row that can be read has no shape.
+
+    Raises:
         ConfigError: for columns it does not have, or rows of no shape that is known.
         DataError: if it holds no rows.
     """
@@ -134,6 +137,8 @@ def shape_from(source: Source, keys: list[str], first: Shape | None, asked: Aske
     name, columns = source_path(source), asked.columns
     # a column for a licence or a subject says nothing of the shape
     shape = shape_of_columns(columns, keys, name) or first if columns else first
+    if shape is None and set(keys) >= REQUEST_LOG_KEYS:
+        raise ConfigError(f"{name!r} is a log of requests: it says who answered and how long that took, never what was said")
     if shape is None:
         raise ConfigError(
             f"{name!r}: its columns {list_columns(keys)} are of no shape that is known: name them with "

@@ -92,7 +92,7 @@ class Tally:
     def finding(self, rule: str) -> Finding:
         """For the card: how many rows for each reason, the most frequent first."""
         ranked = sorted(self.reasons.items(), key=lambda pair: (-pair[1], pair[0]))
-        said = [f"{count_rows(count)} {reason}" for reason, count in ranked[:NUM_REASONS_SHOWN]]
+        said = [f"{count_rows(count)}{' ' if reason.startswith('had ') else ': '}{reason}" for reason, count in ranked[:NUM_REASONS_SHOWN]]
         if len(ranked) > NUM_REASONS_SHOWN:
             said.append(f"{count_rows(sum(count for _, count in ranked[NUM_REASONS_SHOWN:]))} for other reasons")
         return Finding(
