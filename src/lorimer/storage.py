@@ -138,6 +138,27 @@ def read_jsonl(path: Path) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
+def new_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to be written piece by piece, in a folder that is not yet anyone's; it is on the disk at the end of the block."""
+    with explain_disk_errors(path), path.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def scratch_folder(beside: Path) -> Iterator[Path]:
+    """A folder for what a long piece of work does not hold in memory; gone at its end, however it ends."""
+    with explain_disk_errors(beside):
+        beside.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=beside, prefix=".scratch."))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder that appears whole or not at all: fill the yielded one, it is renamed to `path` at the end.
 
