@@ -21,7 +21,7 @@ from lorimer.config import home
 from lorimer.database import begin_write, open_database, open_database_at, upgrade
 from lorimer.errors import IntegrityError, UsageError
 from lorimer.registry.archive import ArchiveWriter, unpack
-from lorimer.registry.audit import now, record
+from lorimer.registry.audit import memory_path, now, record
 from lorimer.registry.rows import begin_snapshot, copy_rows, dump_rows, empty_tables, has_rows, load_rows, read_revision, reflect
 from lorimer.storage import explain_disk_errors, read_json, write_chunks
 
@@ -99,6 +99,7 @@ def restore(path: Path, *, replace: bool = False, actor: str | None = None) -> B
             _require_empty(engine, replace)
             names = _move_files(folder, manifest, replace)
             _replace_rows(stage, engine, manifest, replace, actor)
+            Path(memory_path(engine)).unlink(missing_ok=True)  # the chain begins anew where the backup ends, as its entry says
         finally:
             stage.dispose()
     if replace:
