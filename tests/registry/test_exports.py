@@ -22,8 +22,10 @@ from lorimer.registry.bom import make_bom
 from lorimer.registry.compositions import compose
 from lorimer.registry.exports import export, list_exports
 from lorimer.registry.facts import Compute, gather_facts
+from lorimer.registry.imports import origin_of
 from lorimer.registry.records import AdapterVersion, NewVersion
 from lorimer.registry.registry import Registry, digest_of_folder
+from lorimer.registry.sealing import Seals
 from lorimer.storage import append_jsonl, canonical_json, write_bytes, write_json
 
 MakeNew = Callable[..., NewVersion]
@@ -64,6 +66,16 @@ def test_peft_export_is_the_adapter_with_its_card(registry: Registry, known: Ada
     assert entry.details == {"digest": known.digest, "target": "peft", "content_digest": made.content_digest, "left_platform": True}
     assert list_exports(registry.engine) == (made,)
     assert list_exports(registry.engine, ("f" * 64,)) == ()
+
+
+def test_export_is_still_as_it_was_sealed(registry: Registry, known: AdapterVersion, tmp_path: Path) -> None:
+    export(registry, known, "peft", tmp_path / "out")
+    seal = Seals(registry.engine).verify(known.digest, tmp_path / "out")
+    assert seal is not None
+    assert origin_of(registry, tmp_path / "out", allow_unsigned=False) == "imported-signed"
+    (tmp_path / "out" / "more.bin").write_bytes(b"1")
+    with pytest.raises(IntegrityError, match=r"more\.bin"):
+        origin_of(registry, tmp_path / "out", allow_unsigned=False)
 
 
 def test_pack_holds_every_paper_and_no_content(registry: Registry, known: AdapterVersion, tmp_path: Path) -> None:

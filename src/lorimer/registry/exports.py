@@ -18,10 +18,11 @@ from lorimer.registry.facts import ONE_THIRD, Facts, gather_facts
 from lorimer.registry.records import AdapterVersion
 from lorimer.registry.registry import Registry
 from lorimer.registry.schema import exports
+from lorimer.registry.seal import PAPERS
 from lorimer.storage import digest_of, digest_of_file, new_folder, write_json, write_text
 
 Target = Literal["peft", "pack"]
-DIGESTS = "SHA256SUMS"
+CARD, DIGESTS = PAPERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,7 @@ def export(
         raise UsageError(f"{str(output)!r} is there already: name a folder that is not")
     facts, at = gather_facts(registry, version, base_flops=base_flops), now()
     with new_folder(output) as folder:
-        texts = papers(facts, at=at) if target == "pack" else {"README.md": papers(facts, at=at)["model-card.md"]}
+        texts = papers(facts, at=at) if target == "pack" else {CARD: papers(facts, at=at)["model-card.md"]}
         for name, text in texts.items():
             write_text(folder / name, text)
         if target == "peft":

@@ -24,6 +24,8 @@ FILES = ("adapter_model.safetensors", "adapter_config.json")
 SEAL = "adapter.seal.json"
 STATEMENT_TYPE, PAYLOAD_TYPE = "https://in-toto.io/Statement/v1", "application/vnd.in-toto+json"
 PREDICATE_TYPE = "urn:lorimer:adapter-seal:v1"
+PAPERS = ("README.md", "SHA256SUMS")
+"""What an export puts beside an adapter's files, for people: nothing reads it, and no seal lists it."""
 MAX_SEAL_BYTES = 1 << 20
 NEXT = ".next-"  # the name of a file that the next seal lists begins so until that seal is there
 
@@ -98,7 +100,7 @@ def refuse_links(path: Path, files: tuple[str, ...]) -> None:
 
 
 def hashes_of(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of a folder but its seal. Names with a dot in front are nobody's: nothing reads them.
+    """SHA-256 of every file of a folder but its seal and an export's papers. Names with a dot in front are nobody's: nothing reads them.
 
     Raises:
         IntegrityError: if there is something else than files in it.
@@ -106,7 +108,7 @@ def hashes_of(folder: Path) -> dict[str, str]:
     if not folder.is_dir():
         fetch(folder)
     try:
-        entries = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".") and entry.name != SEAL)
+        entries = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".") and entry.name not in (SEAL, *PAPERS))
         if strange := [name for name in entries if (folder / name).is_symlink() or not (folder / name).is_file()]:
             raise IntegrityError(f"{', '.join(strange)} in it are links or no files: an adapter's own files lie there alone")
         return {name: digest_of_file(folder / name) for name in entries}
