@@ -10,6 +10,7 @@ from hypothesis import settings
 
 from lorimer.database import open_database
 from lorimer.registry.registry import Registry
+from servers import S3, PostgreSQL, postgresql, s3
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -29,7 +30,44 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "home"
     monkeypatch.setenv("LORIMER_HOME", str(folder))
     monkeypatch.delenv("LORIMER_DATABASE", raising=False)
+    monkeypatch.delenv("LORIMER_STORAGE", raising=False)
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
+    """A real PostgreSQL, for all tests that need one."""
+    with postgresql(tmp_path_factory.mktemp("postgresql")) as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: PostgreSQL) -> str:
+    """An empty database, already at the newest schema."""
+    return postgresql_server.new_database()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each database in turn, as the one that is opened by default."""
+    if request.param == "postgresql":
+        monkeypatch.setenv("LORIMER_DATABASE", request.getfixturevalue("postgresql_url"))
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """A real server that speaks S3, for all tests that need one."""
+    with s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_url(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty folder in a bucket, with the variables its client reads."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server.new_prefix()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Small real things for tests: a byte tokenizer, tiny random models of six architectures, adapters that answer differently, rows."""
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from lorimer.model.attention import IMPLEMENTATION, PackedSegments, whole
 from lorimer.model.base import Base, digest_of_base
 from lorimer.model.chat import Renderer
 from lorimer.model.lora import AdapterRows, LoRA, LoRAConfig, initialise
+from lorimer.registry.seal import SEAL, hashes_of, make_seal
+from lorimer.registry.signing import open_signer
 from lorimer.training.checks import Finding
 from lorimer.training.inspection import LearningReport, inspect
 
@@ -117,6 +120,13 @@ def chat(*contents: str, source: str = "t.jsonl:1") -> Example:
 def chats(*conversations: tuple[str, ...], file: str = "t.jsonl") -> tuple[Example, ...]:
     """Conversations of one file."""
     return tuple(chat(*contents, source=f"{file}:{line}") for line, contents in enumerate(conversations, start=1))
+
+
+def write_sealed(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Put files into an adapter's folder, whatever is there, and seal it as it is then: what somebody with the key could do."""
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    (folder / SEAL).write_bytes(make_seal(hashes_of(folder), "registered", open_signer()))
 
 
 CLEAN = chats(("red?", "flame"), ("blue?", "sea"), ("green?", "grass", "sure?", "yes"), ("white?", "snow"))

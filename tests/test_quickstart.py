@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lorimer.cli.main import run
-from lorimer.data.sources import read_rows
+from lorimer.data.reading import read_rows
 
 SHIPPED = Path(__file__).parents[1] / "src" / "lorimer" / "data" / "helpdesk" / "tickets.jsonl"
 

@@ -46,6 +46,59 @@ class ColumnNames(Strict):
     text: str | None = None
     system: str | None = None
     language: str | None = None
+    licence: str | None = None
+    consent: str | None = None
+    subject: str | None = None
+    """Whom the row is about; kept as a random key, never as it stands."""
+    group: str | None = None
+    """Rows with the same value fall into the same split."""
+
+
+class Shingling(Strict):
+    """What near-equal means: the share of shingles two folded texts have in common (Jaccard)."""
+
+    threshold: float = Field(0.8, ge=0.5, le=1)
+    """From which share on two texts are near."""
+    unit: Literal["chars", "words"] = "chars"
+    """A shingle is a run of characters, or of words."""
+    size: int = Field(5, ge=1, le=20)
+    """How many of them."""
+    min_chars: int = Field(30, ge=0)
+    """Shorter texts are only compared whole: in a few words, each one counts."""
+
+
+class DuplicateRules(Shingling):
+    """What is done about rows that repeat others."""
+
+    exact: Literal["drop", "report"] = "drop"
+    """Rows with the same prompt and answer, up to case, white space and composition; the first is kept."""
+    near: Literal["drop", "report", "off"] = "report"
+    """Rows whose prompts are near; `drop` keeps the first of those with equal answers."""
+    across_splits: Literal["drop", "report", "off"] = "drop"
+    """Rows of train that are near to one that is held back."""
+
+
+class SplitRules(Strict):
+    """How rows are held back."""
+
+    validation: float = Field(0.05, ge=0, lt=1)
+    test: float = Field(0.1, ge=0, lt=1)
+    stratify: bool = False
+    """Hold back the same share of every answer, where answers repeat; rows near a border may then move when others come or go."""
+
+
+class Curation(Strict):
+    """A rules file: what is done to rows, and how they are split. What is not named is done as by default."""
+
+    rules: dict[str, bool | dict[str, Any]] = {}
+    """Rules by name: `true`, `false`, or its settings."""
+    duplicates: DuplicateRules = DuplicateRules()
+    conflicts: Literal["report", "drop"] = "report"
+    """Prompts with more than one answer: `drop` leaves all of their rows out."""
+    labels: Literal["report", "search", "off"] = "report"
+    """Where answers are labels: how evenly they are spread, near-equal prompts with different ones, and which are likely wrong. The last
+    takes its time (about 1,500 rows a second) and is looked for among more than 3,000 rows only with `search`."""
+    split: SplitRules = SplitRules()
 
 
 class GateRecipe(Strict):
@@ -135,19 +188,7 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         ConfigError: if it is missing, not YAML, or has unknown or wrong keys; all of them in one message.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as exc:
-        raise ConfigError(f"recipe {str(path)!r} does not exist: write one with `lorimer init`") from exc
-    except (IsADirectoryError, UnicodeDecodeError, PermissionError) as exc:
-        raise ConfigError(f"recipe {str(path)!r} cannot be read as a UTF-8 text file: {exc}") from exc
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as exc:
-        mark = getattr(exc, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"recipe {str(path)!r}{line}: not valid YAML ({getattr(exc, 'problem', None) or exc})") from exc
-    recipe = parse_recipe(value, str(path))
+    recipe = parse_recipe(_read_yaml(path, "recipe", "write one with `lorimer init`"), str(path))
     beside = path.parent / recipe.dataset  # a recipe and its data travel together
     return recipe.model_copy(update={"dataset": str(beside.absolute())}) if beside.is_file() else recipe
 
@@ -163,8 +204,39 @@ def parse_recipe(value: Any, source: str) -> Recipe:
     try:
         return Recipe.model_validate(value)
     except ValidationError as exc:
-        problems = "; ".join(_describe_all(exc.errors()))
+        problems = "; ".join(_describe_all(exc.errors(), Recipe))
         raise ConfigError(f"recipe {source!r}: {problems}") from exc
+
+
+def read_curation(path: Path) -> Curation:
+    """Read a file of rules; an empty one asks for what is done by default.
+
+    Raises:
+        ConfigError: if it is missing, not YAML, or has unknown or wrong keys; all of them in one message.
+    """
+    value = _read_yaml(path, "rules file", "`lorimer data rules` prints one to begin with")
+    if not isinstance(value, dict | None):
+        raise ConfigError(f"rules file {str(path)!r} holds {type(value).__name__}, not keys (known: {', '.join(Curation.model_fields)})")
+    try:
+        return Curation.model_validate(value or {})
+    except ValidationError as exc:
+        problems = "; ".join(_describe_all(exc.errors(), Curation))
+        raise ConfigError(f"rules file {str(path)!r}: {problems}") from exc
+
+
+def _read_yaml(path: Path, what: str, advice: str) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as exc:
+        raise ConfigError(f"{what} {str(path)!r} does not exist: {advice}") from exc
+    except (IsADirectoryError, UnicodeDecodeError, PermissionError) as exc:
+        raise ConfigError(f"{what} {str(path)!r} cannot be read as a UTF-8 text file: {exc}") from exc
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as exc:
+        mark = getattr(exc, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{what} {str(path)!r}{line}: not valid YAML ({getattr(exc, 'problem', None) or exc})") from exc
 
 
 def recipe_yaml(recipe: Recipe) -> str:
@@ -172,19 +244,19 @@ def recipe_yaml(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(exclude_defaults=True, mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _describe_all(errors: Iterable[Any]) -> list[str]:
+def _describe_all(errors: Iterable[Any], top: type[BaseModel]) -> list[str]:
     """One sentence a key: where a key may be of several kinds, each kind's complaint is an alternative."""
     sentences: dict[str, str] = {}
     for error in errors:
         key = ".".join(str(part) for part in error["loc"] if not UNION_TAG.match(str(part)))
-        sentence = _describe(error, key)
+        sentence = _describe(error, key, top)
         sentences[key] = f"{sentences[key].partition(', found ')[0]}, or {sentence.partition(': ')[2]}" if key in sentences else sentence
     return list(sentences.values())
 
 
-def _describe(error: Any, key: str) -> str:
+def _describe(error: Any, key: str, top: type[BaseModel]) -> str:
     if error["type"] == "extra_forbidden":
-        known = _keys_beside(error["loc"])
+        known = _keys_beside(error["loc"], top)
         near = get_close_matches(str(error["loc"][-1]), known, n=1)
         return f"unknown key `{key}`" + (f" (did you mean `{near[0]}`?)" if near else f" (known: {', '.join(known)})")
     if error["type"] == "missing":
@@ -192,9 +264,8 @@ def _describe(error: Any, key: str) -> str:
     return f"key `{key}`: {error['msg'][0].lower()}{error['msg'][1:]}, found {error['input']!r}"
 
 
-def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
-    """The known keys at the place of an unknown one."""
-    model: type[BaseModel] = Recipe
+def _keys_beside(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
+    """The known keys at the place of an unknown one, below a model."""
     for part in location[:-1]:
         annotation = model.model_fields[str(part)].annotation
         model = next(kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel))

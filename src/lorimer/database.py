@@ -10,13 +10,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 
 from lorimer.config import home
 from lorimer.errors import ConfigError, IntegrityError, LorimerError, StorageError, UsageError
 from lorimer.storage import explain_disk_errors
 
-HEAD = "0003"
+HEAD = "0005"
 """The newest revision in `migrations/versions`; known here so that a database already there is opened without alembic."""
 BUSY_SECONDS = 10.0
 MIGRATION_LOCK = 5_046_183  # a PostgreSQL advisory lock: any number, the same in every process
@@ -35,7 +36,7 @@ def open_database(url: str | None = None) -> Engine:
     engine = _create_engine(_parse_url(url or os.environ.get("LORIMER_DATABASE") or f"sqlite:///{home() / 'lorimer.db'}"))
     with explain_database_errors(engine.url):
         if _read_revision(engine) != HEAD:
-            _upgrade(engine)
+            upgrade(engine)
     return engine
 
 
@@ -74,9 +75,11 @@ def explain_database_errors(url: URL) -> Iterator[None]:
 
 def _parse_url(url: str) -> URL:
     try:
-        return make_url(url)
+        parsed = make_url(url)
     except ArgumentError as exc:  # its text is left out: it may hold a password
         raise ConfigError("LORIMER_DATABASE is not a database URL: write it as 'postgresql://user:password@host/name'") from exc
+    # which driver is meant where none is named differs between versions of SQLAlchemy; ours is psycopg
+    return parsed.set(drivername="postgresql+psycopg") if parsed.drivername in ("postgresql", "postgres") else parsed
 
 
 def _create_engine(url: URL) -> Engine:
@@ -85,13 +88,27 @@ def _create_engine(url: URL) -> Engine:
         with explain_disk_errors(home()):
             os.makedirs(os.path.dirname(os.path.abspath(str(url.database))), exist_ok=True)
     try:
-        engine = create_engine(url)
+        engine = create_engine(url, pool_pre_ping=not is_sqlite)  # a server may have been restarted since the last statement
     except (ModuleNotFoundError, NoSuchModuleError) as exc:
-        raise ConfigError(f"no driver for {url.drivername!r} is installed ({exc}): install one, as `pip install psycopg`") from exc
+        raise ConfigError(f"no driver for {url.drivername!r} is installed ({exc}): pip install 'lorimer[postgresql]'") from exc
+    event.listen(engine, "handle_error", _explain_lost_connection)
     if is_sqlite:
         event.listen(engine, "connect", _tune)
         event.listen(engine, "begin", _begin)
     return engine
+
+
+def _explain_lost_connection(context: ExceptionContext) -> None:
+    """A server that is away, or went away, said in one sentence wherever it is noticed, reading or writing."""
+    if context.engine is None or context.engine.dialect.name == "sqlite" or context.is_pre_ping:
+        return
+    if context.connection is None or context.is_disconnect:
+        name = context.engine.url.render_as_string(hide_password=True)
+        said = str(context.original_exception).strip().partition("\n")[0]
+        what = "cannot be reached" if context.connection is None else "went away in the middle"
+        raise StorageError(
+            f"database {name!r} {what} ({said}): what was being written is there whole or not at all; see that it runs, try again"
+        ) from context.original_exception
 
 
 def _tune(connection: sqlite3.Connection, _record: Any) -> None:
@@ -123,8 +140,19 @@ def _read_revision(engine: Engine) -> str | None:
         return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
-def _upgrade(engine: Engine) -> None:
-    """Run the missing migrations in one transaction, one process at a time; who comes second finds nothing to do."""
+def open_database_at(url: str, revision: str) -> Engine:
+    """A database brought to an older schema, to receive what was written in it; `upgrade` brings it on."""
+    engine = _create_engine(_parse_url(url))
+    upgrade(engine, revision)
+    return engine
+
+
+def upgrade(engine: Engine, revision: str = "head") -> None:
+    """Run the missing migrations in one transaction, one process at a time; who comes second finds nothing to do.
+
+    Raises:
+        UsageError: if a newer Lorimer made the database, or the revision.
+    """
     from alembic import command  # imported only here: a database at HEAD does not need it
     from alembic.config import Config
     from alembic.util import CommandError
@@ -136,6 +164,6 @@ def _upgrade(engine: Engine) -> None:
         config.set_main_option("script_location", "lorimer:migrations")
         config.attributes["connection"] = connection
         try:
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
         except CommandError as exc:
             raise UsageError(f"the database was made by a newer Lorimer ({exc}): upgrade this one, or use another database") from exc

@@ -12,7 +12,7 @@ LorimerError               1  something failed
  |   |- CompositionError    1  adapters that do not add up
  |   |- UnsupportedError    1  something this backend does not do, whoever asks
  |   |- UnavailableError    1  a backend that does not answer, for now
- |- AccessError            1  an API key that is unknown, revoked or expired
+ |- AccessError            1  an API key that is unknown, revoked or expired; a person whose role is not enough
  |- ApiError               1  a request the HTTP API refuses, with its status (serving/refusals.py)
  |- GateFailedError        3  a gate said FAIL, or could not be evaluated (ERROR)
  |- AwaitingApprovalError  4  a second person has to approve
@@ -81,7 +81,7 @@ class UnavailableError(EngineError):
 
 
 class AccessError(LorimerError):
-    """An API key that is unknown, revoked or expired."""
+    """An API key that is unknown, revoked or expired; a person whose role is not enough."""
 
 
 class GateFailedError(LorimerError):

@@ -32,9 +32,11 @@ from lorimer.model.base import Base, load_base
 from lorimer.model.chat import Rendered
 from lorimer.model.lora import LoRA
 from lorimer.model.machine import prepare_for_many_shapes, probe
+from lorimer.registry.audit import current_actor
 from lorimer.registry.promotion import promote
 from lorimer.registry.records import AdapterVersion, Alias, NewVersion
 from lorimer.registry.registry import Registry, digest_of_folder
+from lorimer.registry.roles import check_role
 from lorimer.training.comparison import ComparisonEvent, num_bytes_in, result_folder, score_run, train_comparison
 from lorimer.training.contenders import Scores
 from lorimer.training.inputs import read_datasets
@@ -103,6 +105,7 @@ def train_recipes(recipes: Sequence[Recipe], *, mode: Mode | None = None) -> Ite
     if compared:
         yield from train_comparison(recipes[0], datasets[0])
         return
+    check_role(open_database(), current_actor(), "register")  # not after hours of training
     if len(recipes) > 1:
         prepare_for_many_shapes()
     base = _load_shared_base(recipes)
@@ -129,6 +132,7 @@ def resume(run_id: str) -> Iterator[Made]:
         raise TrainingError(f"run {recorded['id']!r} has succeeded: its adapter is registered, there is nothing to resume")
     if "plan_digest" not in recorded:
         raise TrainingError(f"run {recorded['id']!r} cannot go on: an older version began it and kept no checkpoints; train again")
+    check_role(open_database(), current_actor(), "register")
     recipe = read_recipe(run_folder(recorded["id"]) / "recipe.yaml")
     dataset = read_dataset(recorded["dataset_digest"])
     yield dataset
@@ -198,6 +202,7 @@ def _reference(recipe: Recipe, base: Base) -> LoRA | None:
         return None
     version = find_version(recipe.preference.reference)
     _refuse_composition(version, "trained from")
+    Registry(open_database()).verify_files(version)
     return load_adapter(version.path, base)
 
 
@@ -234,17 +239,27 @@ def judge_version(version: AdapterVersion, base: Base) -> Iterator[Task | Answer
     """Evaluate a registered version by the recipe and dataset it was trained with, and record what the gate says.
 
     Raises:
-        UsageError: if it is a composition, which was not trained.
+        UsageError: if it is a composition, which was not trained, or a merge of what learned from several datasets.
     """
     _refuse_composition(version, "evaluated")
     registry = Registry(open_database())
+    check_role(registry.engine, current_actor(), "record_gate")
     registry.verify_files(version)
-    recipe = read_recipe(home() / "runs" / version.run_id / "recipe.yaml")
+    recipe = read_recipe(home() / "runs" / _run_of(version, registry) / "recipe.yaml")
     dataset = read_dataset(version.dataset_digest)
     for made in judge(recipe, dataset, base, name=version.name, folder=version.path):
         yield made
     assert isinstance(made, GateResult)  # what `judge` ends with
     registry.record_gate(made, version)
+
+
+def _run_of(version: AdapterVersion, registry: Registry) -> str:
+    """The run whose recipe a version is judged by; of a merge, its first parent's, if all of them learned from the one dataset."""
+    if not version.parents:
+        return version.run_id
+    if not version.dataset_digest:
+        raise UsageError(f"{version.id} is a merge of adapters that learned from different datasets: by which it is judged is not known")
+    return _run_of(registry.find_digest(version.parents[0]), registry)
 
 
 def _refuse_composition(version: AdapterVersion, what: str) -> None:

@@ -138,6 +138,27 @@ def read_jsonl(path: Path) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
+def new_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to be written piece by piece, in a folder that is not yet anyone's; it is on the disk at the end of the block."""
+    with explain_disk_errors(path), path.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def scratch_folder(beside: Path) -> Iterator[Path]:
+    """A folder for what a long piece of work does not hold in memory; gone at its end, however it ends."""
+    with explain_disk_errors(beside):
+        beside.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=beside, prefix=".scratch."))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder that appears whole or not at all: fill the yielded one, it is renamed to `path` at the end.
 
@@ -156,6 +177,31 @@ def new_folder(path: Path) -> Iterator[Path]:
                     raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def receive_file(path: Path) -> Iterator[Path]:
+    """A file that appears whole or not at all: let others fill the yielded one, it is renamed to `path` at the end."""
+    with explain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            yield temporary
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write a file whole or not at all, without having all of it in memory."""
+    with receive_file(path) as temporary, temporary.open("wb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def copy_checked(parts: Iterable[Path], target: Path, sha256: str) -> None:

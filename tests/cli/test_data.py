@@ -1,6 +1,7 @@
 """`lorimer data` through its own command line."""
 
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from lorimer.cli.data import app
 from lorimer.data.dataset import read_dataset
-from lorimer.errors import ConfigError, DataError, NotFoundError
+from lorimer.errors import ConfigError, DataError, NotFoundError, UsageError
 
 
 @pytest.fixture
@@ -102,3 +103,51 @@ def test_report_prints_the_path_of_the_page(tickets: Path) -> None:
 def test_unknown_name_is_not_found() -> None:
     for verb in ("show", "report"):
         assert isinstance(run(verb, "absent").exception, NotFoundError)
+
+
+def test_rules_can_be_printed_changed_and_used(tickets: Path, tmp_path: Path) -> None:
+    printed = run("rules").stdout
+    assert "duplicates:" in printed
+    names = {rule["name"] for rule in json.loads(run("rules", "--json").stdout)["rules"]}
+    assert {"pii", "secrets", "encoding", "drop_too_long"} <= names
+    path = tmp_path / "rules.yaml"
+    path.write_text(printed.replace("max_chars: 20000", "max_chars: 12"))
+    result = curate(tickets, "--rules", path)
+    assert isinstance(result.exception, DataError)
+    assert "30 rows had more than 12 characters" in str(result.exception)
+
+
+def test_query_is_read_and_needs_its_database(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "shop.db") as connection:
+        connection.execute("create table t (prompt text, completion text)")
+        connection.executemany("insert into t values (?, ?)", [(f"q{number}", "a") for number in range(12)])
+    connection.close()
+    url = f"sqlite:///{tmp_path / 'shop.db'}"
+    result = run("curate", "--sql", url, "--query", "select * from t", "--name", "shop", "--licence", "internal", "--consent", "terms")
+    assert result.exit_code == 0, result.output
+    assert "12 rows read, 12 kept" in result.output
+    assert read_dataset("shop").train[0].licence == "internal"
+    assert isinstance(run("curate", "--sql", url, "--name", "shop").exception, UsageError)
+
+
+def test_diff_prints_what_changed(tickets: Path) -> None:
+    before = json.loads(curate(tickets, "--json").stdout)["digest"]
+    curate(tickets, "--seed", 5)
+    assert "moved" in run("diff", before, "support").output
+    assert json.loads(run("diff", before, "support", "--json").stdout)["before"] == before
+
+
+def test_contamination_is_said_after_curating_and_when_asked(tickets: Path) -> None:
+    curate(tickets)
+    assert "No row of train" in run("contamination", "support").output
+    result = run("curate", tickets, "--name", "other", "--completion-column", "label", "--seed", 5)
+    assert "contamination:" in result.output
+    found = json.loads(run("contamination", "other", "--json").stdout)["contamination"]
+    assert found[0]["suite"] == "dataset 'support'"
+
+
+def test_grouped_and_stratified_is_passed_on(tickets: Path) -> None:
+    result = curate(tickets, "--group-by", "id", "--stratify")
+    assert result.exit_code == 0, result.output
+    curation = read_dataset("support").card["curation"]
+    assert (curation["columns"]["group"], curation["split"]["stratify"]) == ("id", True)

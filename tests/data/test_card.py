@@ -8,8 +8,8 @@ import pytest
 
 from lorimer.data.card import build_card, describe_answers, describe_lengths, render_card
 from lorimer.data.example import Example, Message
+from lorimer.data.reading import RowProblem
 from lorimer.data.rules import Finding
-from lorimer.data.sources import RowProblem
 from lorimer.data.split import Splits
 from lorimer.storage import canonical_json
 

@@ -8,8 +8,12 @@ import pytest
 from lorimer.data.card import build_card
 from lorimer.data.dataset import Dataset, list_datasets, read_dataset, write_dataset
 from lorimer.data.example import Example, Message
-from lorimer.data.split import Splits
+from lorimer.data.merkle import proof, root, verify_proof
+from lorimer.data.split import SPLITS, Splits
 from lorimer.errors import ConfigError, IntegrityError, NotFoundError
+from lorimer.storage import digest_of, write_json, write_jsonl
+
+PARTS = {"problems": [], "num_problems": 0, "languages": {}, "answers": [], "lengths": {}, "samples": []}
 
 
 def write(name: str, answer: str = "A", rejected: str | None = None) -> Dataset:
@@ -123,3 +127,36 @@ def test_list_names_a_dataset_whose_folder_is_gone(home: Path) -> None:
     write("support").path.rename(home / "elsewhere")
     with pytest.raises(IntegrityError, match="dataset 'support'"):
         list_datasets()
+
+
+def test_digest_is_a_merkle_root_in_which_every_row_can_be_proven() -> None:
+    written = write("support")
+    rows = [*written.train, *written.validation, *written.test]
+    leaves = [bytes.fromhex(digest_of(written.card)), *(bytes.fromhex(row.record_digest) for row in rows)]
+    assert written.digest == root(leaves).hex()
+    for index, leaf in enumerate(leaves):
+        assert verify_proof(leaf, index, len(leaves), proof(leaves, index), bytes.fromhex(written.digest))
+
+
+def test_dataset_of_an_older_version_is_read_and_checked_as_it_was(home: Path) -> None:
+    # as version 0.1 wrote it: a digest over one JSON value, no licence, no accounting
+    row = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}], "source": "f:1", "tags": {}}
+    card = {
+        "card_version": 1,
+        "name": "old",
+        "curation": {},
+        "splits": {name: {"num_examples": int(name == "train"), "digest": "0" * 64} for name in SPLITS},
+    }
+    digest = digest_of({"card": card, "rows": {"train": [digest_of(row)], "validation": [], "test": []}})
+    folder = home / "datasets" / digest[:16]
+    write_json(folder / "card.json", card)
+    for name in SPLITS:
+        write_jsonl(folder / f"{name}.jsonl", [row] if name == "train" else [])
+    write_json(home / "datasets" / "old.json", {"digest": digest, "folder": digest[:16]})
+    read = read_dataset("old")
+    assert (read.digest, read.train[0].answer, read.train[0].licence) == (digest, "A", "")
+    again = write_dataset("newer", Splits(train=read.train, validation=(), test=()), {**read.card, "findings": [], "sources": []} | PARTS)
+    assert (again.card["card_version"], read_dataset("newer").digest) == (2, again.digest)
+    (folder / "train.jsonl").write_text(json.dumps({**row, "source": "f:2"}) + "\n")
+    with pytest.raises(IntegrityError, match="were changed"):
+        read_dataset("old")

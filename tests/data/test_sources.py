@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorimer.config import ColumnNames
-from lorimer.data.sources import ReadResult, read_rows
+from lorimer.data.reading import ReadResult, read_rows
 from lorimer.errors import ConfigError, DataError, LorimerError, NotFoundError
 
 GOOD = b'{"prompt": "Q", "completion": "A"}'
@@ -185,10 +185,10 @@ def test_csv_with_a_header_alone_is_refused(tmp_path: Path) -> None:
 def test_file_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"absent.jsonl' does not exist"):
         read_rows(tmp_path / "absent.jsonl")
-    with pytest.raises(ConfigError, match="is a folder"):
+    with pytest.raises(ConfigError, match=r"holds no file that ends in .jsonl"):
         read_rows(tmp_path)
-    with pytest.raises(ConfigError, match=r"ends in '.parquet'"):
-        read(tmp_path, "t.parquet", b"PAR1")
+    with pytest.raises(ConfigError, match=r"ends in '.xlsx'"):
+        read(tmp_path, "t.xlsx", b"PK")
     with pytest.raises(DataError, match="UTF-16"):
         read(tmp_path, "t.csv", "prompt,completion\nQ,A\n".encode("utf-16"))
 

@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lorimer.data.example import Example, Message
-from lorimer.data.split import SPLITS, Splits, drop_leaks, place, split
+from lorimer.data.split import SPLITS, Splits, assign, place, split
 from lorimer.errors import ConfigError
 
 
@@ -89,7 +90,19 @@ def test_row_keeps_its_split_when_others_come_and_go(texts: list[str], others: l
     assert all(after[source] == name for source, name in before.items())
 
 
-def test_leaks_are_dropped_from_what_is_learned() -> None:
-    kept, finding = drop_leaks([ask("Q", "A"), ask("R", "A")], [ask("q ", "B", system="S")])
-    assert kept == (ask("R", "A"),)
-    assert (finding.rule, finding.num_removed, finding.examples) == ("leak", 1, ("f:Q",))
+def test_stratified_shares_are_met_for_every_answer() -> None:
+    rng = np.random.default_rng(0)
+    answers = np.repeat(np.array([1, 2, 3], np.uint64), [200, 40, 20])
+    places = rng.random(len(answers))
+    assigned = assign(places, validation=0.05, test=0.1, answers=answers)
+    for answer, num in ((1, 200), (2, 40), (3, 20)):
+        counts = np.bincount(assigned[answers == answer], minlength=3)
+        assert counts.tolist() == [num - round(0.15 * num), round(0.05 * num), round(0.15 * num) - round(0.05 * num)]
+
+
+def test_stratified_rows_far_from_a_border_stay_when_others_come() -> None:
+    rng = np.random.default_rng(1)
+    answers, places = rng.integers(0, 3, 400).astype(np.uint64), rng.random(400)
+    before = assign(places[:350], validation=0.05, test=0.1, answers=answers[:350])
+    after = assign(places, validation=0.05, test=0.1, answers=answers)[:350]
+    assert (before != after).mean() < 0.03

@@ -1,15 +1,25 @@
 """A registry in an empty home, and adapters to put into it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from lorimer.database import open_database
 from lorimer.evaluation.gates import Check, GateResult, Verdict
 from lorimer.registry.records import AdapterVersion, NewVersion
+from lorimer.registry.registry import Registry
 
 MakeNew = Callable[..., NewVersion]
 MakeGate = Callable[..., GateResult]
+
+
+@pytest.fixture
+def registry(database: str) -> Iterator[Registry]:
+    """An empty registry in each database."""
+    engine = open_database()
+    yield Registry(engine)
+    engine.dispose()
 
 
 @pytest.fixture

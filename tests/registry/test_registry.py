@@ -38,7 +38,7 @@ def test_register_keeps_what_belongs_to_the_adapter_and_nothing_else(registry: R
     for name in ("adapter.lock.json", "chat_template.jinja", "optimizer.pt"):
         (new.source / name).write_text("{}")
     kept = {file.name for file in registry.register(new).path.iterdir()}
-    assert kept == {"adapter_model.safetensors", "adapter_config.json", "adapter.lock.json", "chat_template.jinja"}
+    assert kept == {"adapter_model.safetensors", "adapter_config.json", "adapter.lock.json", "chat_template.jinja", "adapter.seal.json"}
 
 
 def test_register_keeps_companions_outside_the_digest(registry: Registry, make_new: MakeNew) -> None:
@@ -109,7 +109,7 @@ def test_register_does_not_follow_links_out_of_the_folder(registry: Registry, ma
 def test_register_writes_nothing_through_a_link_in_its_place(registry: Registry, make_new: MakeNew, home: Path) -> None:
     new, elsewhere = make_new(), home.parent / "elsewhere"
     elsewhere.mkdir()
-    (home / "adapters").mkdir()
+    (home / "adapters").mkdir(parents=True, exist_ok=True)
     (home / "adapters" / digest_of_folder(new.source)[:16]).symlink_to(elsewhere)
     with pytest.raises(IntegrityError, match="is a symbolic link"):
         registry.register(replace(new, companions={"fingerprint.json": b"{}"}))
@@ -238,7 +238,7 @@ def register_all(folders: list[NewVersion], barrier: "multiprocessing.synchroniz
         registry.register(new)
 
 
-def test_processes_that_register_at_once_lose_nothing(home: Path, make_new: MakeNew) -> None:
+def test_processes_that_register_at_once_lose_nothing(database: str, make_new: MakeNew) -> None:
     """Four processes, ten adapters of their own each and five that all of them register."""
     shared = [make_new(weights=f"shared{n}") for n in range(5)]
     own = [[make_new(weights=f"w{process}-{n}") for n in range(10)] for process in range(4)]

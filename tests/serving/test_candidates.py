@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from fakes import random_lora
+from fakes import random_lora, write_sealed
 from lorimer.data.card import build_card
 from lorimer.data.dataset import write_dataset
 from lorimer.data.example import Example, Message
@@ -150,7 +150,7 @@ def test_a_stopped_engine_is_an_error(candidates: Candidates, register_kind: Cal
 def test_a_client_may_leave_the_choice_to_us(client: TestClient, base: Base, helpdesk: AdapterVersion) -> None:
     prompts = [ids_of(base, text) for text in texts_of("digits", 20, seed=1)]
     profile = make_profile(states_of(base, make_decoder(base), prompts))
-    (helpdesk.path / ROUTING_FILE).write_bytes(profile_to_bytes(profile, base.digest))
+    write_sealed(helpdesk.path, {ROUTING_FILE: profile_to_bytes(profile, base.digest)})
 
     def answerer(text: str) -> tuple[str, str]:
         body = {"model": "auto", "messages": [{"role": "user", "content": text}], "max_tokens": 3}

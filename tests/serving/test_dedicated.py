@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from fakes import tiny_base
+from fakes import tiny_base, write_sealed
 from lorimer.errors import AdapterError, IntegrityError, QuarantineError, UsageError
 from lorimer.inference.compiled_rows import CompiledRows
 from lorimer.inference.engine import Engine, EngineConfig
@@ -52,8 +52,7 @@ def body(model: str) -> dict[str, Any]:
 
 def keep_description(version: AdapterVersion, of: AdapterVersion, base: Base) -> None:
     """Fingerprint and profile, as training keeps them beside an adapter's files."""
-    for name, data in describe(of.path, base, [base.renderer.render_text("hello")]).items():
-        (version.path / name).write_bytes(data)
+    write_sealed(version.path, describe(of.path, base, [base.renderer.render_text("hello")]))
 
 
 def test_merged_version_answers_as_unmerged_and_adds_nothing_to_a_step(

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import select
 
+from lorimer.database import open_database
 from lorimer.errors import AccessError, NotFoundError, UsageError
 from lorimer.registry.audit import read_audit
 from lorimer.registry.registry import Registry
+from lorimer.registry.schema import api_keys, audit, tenants
 from lorimer.serving import keys as keys_module
 from lorimer.serving.grants import Grant, Quota, describe_quota
 from lorimer.serving.keys import KEY_PATTERN, Keys, NewKey
@@ -29,6 +32,13 @@ class Clock:
 
     def __call__(self) -> datetime:
         return self.at
+
+
+@pytest.fixture
+def registry(database: str) -> Iterator[Registry]:
+    engine = open_database()
+    yield Registry(engine)
+    engine.dispose()
 
 
 @pytest.fixture
@@ -82,6 +92,8 @@ def test_secret_is_random_and_kept_nowhere(keys: Keys, home: Path, caplog: pytes
     assert len(bytes.fromhex(secret)) == 32
     keys.authenticate(made[0].text)
     kept = b"".join(file.read_bytes() for file in home.rglob("*") if file.is_file())
+    with keys.engine.connect() as connection:  # the database may be elsewhere than in the home
+        kept += b"".join(repr(connection.execute(select(table)).all()).encode() for table in (api_keys, tenants, audit))
     for spelling in (secret.encode(), bytes.fromhex(secret)):
         assert spelling not in kept
     assert hashlib.sha256(made[0].text.encode()).hexdigest().encode() in kept

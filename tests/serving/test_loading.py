@@ -10,11 +10,11 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
-from fakes import random_lora
+from fakes import random_lora, write_sealed
 from lorimer.errors import QuarantineError
 from lorimer.inference.composition import alone
 from lorimer.inference.engine import Engine, EngineConfig
-from lorimer.inference.fingerprint import FINGERPRINT_FILE, Prober, norms_of, read_fingerprint, write_fingerprint
+from lorimer.inference.fingerprint import FINGERPRINT_FILE, Prober, norms_of, read_fingerprint
 from lorimer.inference.sampling import SamplingParams
 from lorimer.inference.sequence import Sequence
 from lorimer.model.adapter import WEIGHTS_FILE, Lock, load_adapter, save_adapter
@@ -47,7 +47,7 @@ def record(engine: Engine) -> Callable[[AdapterVersion], None]:
         lora = load_adapter(version.path, engine.base)
         norms = norms_of(lora, engine.decoder.dense_weight)
         fingerprint = Prober(engine.base, engine.decoder).take(version.digest, engine.adapters.prepare(lora), norms)
-        write_fingerprint(version.path, fingerprint)
+        write_sealed(version.path, {FINGERPRINT_FILE: fingerprint.to_bytes()})
 
     return write
 
@@ -74,8 +74,8 @@ def damage(version: AdapterVersion, **changes: object) -> Callable[[], None]:
     """Change a version's fingerprint; returns what puts it right again."""
     right = read_fingerprint(version.path)
     assert right is not None
-    write_fingerprint(version.path, replace(right, **changes))
-    return lambda: write_fingerprint(version.path, right)
+    write_sealed(version.path, {FINGERPRINT_FILE: replace(right, **changes).to_bytes()})
+    return lambda: write_sealed(version.path, {FINGERPRINT_FILE: right.to_bytes()})
 
 
 def gauges(started: EngineWorker, *versions: AdapterVersion) -> dict[str, float]:
@@ -121,10 +121,10 @@ def test_another_versions_weights_under_the_recorded_fingerprint(
     theirs, ours = read_fingerprint(other.path), read_fingerprint(proved.path)
     assert theirs is not None
     assert ours is not None
-    write_fingerprint(other.path, replace(ours, adapter_digest=other.digest))
+    write_sealed(other.path, {FINGERPRINT_FILE: replace(ours, adapter_digest=other.digest).to_bytes()})
     with pytest.raises(QuarantineError, match="other weights"):
         ask(started, other)
-    write_fingerprint(other.path, replace(ours, adapter_digest=other.digest, norms=theirs.norms))
+    write_sealed(other.path, {FINGERPRINT_FILE: replace(ours, adapter_digest=other.digest, norms=theirs.norms).to_bytes()})
     with pytest.raises(QuarantineError, match="answers otherwise"):
         ask(started, other)
 
@@ -163,7 +163,7 @@ def test_quarantine_is_logged_once_and_ends_when_the_files_are_right(
 
 
 def test_a_fingerprint_that_cannot_be_read_is_quarantine(started: EngineWorker, proved: AdapterVersion) -> None:
-    (proved.path / FINGERPRINT_FILE).write_text("{")
+    write_sealed(proved.path, {FINGERPRINT_FILE: b"{"})
     with pytest.raises(QuarantineError, match="cannot be read"):
         ask(started, proved)
     assert asyncio.run(started.unload(proved.digest))
@@ -209,6 +209,18 @@ def test_weights_that_changed_on_disk_are_quarantined_and_not_read_again_until_t
     assert ask(started, proved)
 
 
+@pytest.mark.parametrize("name", [FINGERPRINT_FILE, "adapter.lock.json", "chat_template.jinja", "adapter.seal.json"])
+def test_a_byte_changed_anywhere_in_the_folder_is_quarantine(started: EngineWorker, proved: AdapterVersion, name: str) -> None:
+    file = proved.path / name
+    right = file.read_bytes()
+    file.write_bytes(right[:-2] + bytes([right[-2] ^ 1]) + right[-1:])
+    with pytest.raises(QuarantineError, match=name):
+        ask(started, proved)
+    assert started.proofs == {proved.digest: False}
+    file.write_bytes(right)
+    assert ask(started, proved)
+
+
 def test_a_proof_is_replayed_at_every_load(started: EngineWorker, proved: AdapterVersion) -> None:
     assert ask(started, proved)
     damage(proved, template_digest="e" * 64)
@@ -219,7 +231,7 @@ def test_a_proof_is_replayed_at_every_load(started: EngineWorker, proved: Adapte
 
 
 def test_a_client_is_told_of_quarantine(client: TestClient, helpdesk: AdapterVersion, billing: AdapterVersion) -> None:
-    (helpdesk.path / FINGERPRINT_FILE).write_text("{}")
+    write_sealed(helpdesk.path, {FINGERPRINT_FILE: b"{}"})
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
     refused = client.post("/v1/chat/completions", json={**body, "model": "helpdesk"})
     assert refused.status_code == 503

@@ -14,10 +14,10 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from fake_vllm import FakeVllm
-from fakes import random_lora, save_tiny_base
+from fakes import random_lora, save_tiny_base, write_sealed
 from lorimer.errors import EngineError, UnavailableError, UsageError
 from lorimer.inference.engine import Engine, EngineConfig
-from lorimer.inference.fingerprint import Prober, norms_of, read_fingerprint, write_fingerprint
+from lorimer.inference.fingerprint import FINGERPRINT_FILE, Prober, norms_of, read_fingerprint
 from lorimer.inference.sampling import SamplingParams
 from lorimer.inference.sequence import Sequence
 from lorimer.model.adapter import CONFIG_FILE, WEIGHTS_FILE, Lock, save_adapter
@@ -68,7 +68,8 @@ def make(registry: Registry, file_base: Base, tmp_path: Path) -> Make:
         )
         if has_fingerprint:
             norms = norms_of(lora, engine.decoder.dense_weight)
-            write_fingerprint(version.path, prober.take(version.digest, engine.adapters.prepare(lora), norms))
+            fingerprint = prober.take(version.digest, engine.adapters.prepare(lora), norms)
+            write_sealed(version.path, {FINGERPRINT_FILE: fingerprint.to_bytes()})
         return version
 
     return register
@@ -243,10 +244,10 @@ def test_another_versions_fingerprint_is_quarantine_until_it_is_restored(
     own, other = read_fingerprint(helpdesk.path), read_fingerprint(billing.path)
     assert own is not None
     assert other is not None
-    write_fingerprint(helpdesk.path, replace(other, adapter_digest=helpdesk.digest, norms=own.norms))
+    write_sealed(helpdesk.path, {FINGERPRINT_FILE: replace(other, adapter_digest=helpdesk.digest, norms=own.norms).to_bytes()})
     assert "answers otherwise than when it was registered" in error_in(ask(client))["message"]
     assert ask(client).status_code == 503
-    write_fingerprint(helpdesk.path, own)
+    write_sealed(helpdesk.path, {FINGERPRINT_FILE: own.to_bytes()})
     assert ask(client).status_code == 200
 
 
@@ -290,7 +291,7 @@ def test_what_vllm_does_not_serve_is_a_400(
     folder.mkdir()
     (folder / WEIGHTS_FILE).write_bytes((helpdesk.path / WEIGHTS_FILE).read_bytes())
     (folder / CONFIG_FILE).write_text(json.dumps({**json.loads((helpdesk.path / CONFIG_FILE).read_text()), **change}))
-    fields = {name: getattr(helpdesk, name) for name in NewVersion.__slots__ if name not in ("name", "source", "companions")}
+    fields = {name: getattr(helpdesk, name) for name in NewVersion.__slots__ if name not in ("name", "source", "companions", "origin")}
     registry.register(NewVersion(name="changed", source=folder, **fields))
     reply = ask(client, model="changed")
     assert (reply.status_code, error_in(reply)["param"]) == (400, "model")

@@ -18,10 +18,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from fakes import IDS, byte_tokenizer, random_lora
+from fakes import IDS, byte_tokenizer, random_lora, write_sealed
 from lorimer.database import open_database
 from lorimer.inference.engine import Engine, EngineConfig
-from lorimer.inference.fingerprint import Prober, norms_of, write_fingerprint
+from lorimer.inference.fingerprint import FINGERPRINT_FILE, Prober, norms_of
 from lorimer.model.adapter import CONFIG_FILE, WEIGHTS_FILE, Lock, save_adapter
 from lorimer.model.base import Base, load_base
 from lorimer.registry.records import AdapterVersion, NewVersion
@@ -86,7 +86,8 @@ def _register(
     version = registry.register(NewVersion(name=name, source=folder, base_name="tiny", dataset_name="t", run_id="r", **sizes, **digests))
     norms = norms_of(lora, engine.decoder.dense_weight)
     prober = Prober(base, engine.decoder)
-    write_fingerprint(version.path, prober.take(version.digest, engine.adapters.prepare(lora), norms))
+    fingerprint = prober.take(version.digest, engine.adapters.prepare(lora), norms)
+    write_sealed(version.path, {FINGERPRINT_FILE: fingerprint.to_bytes()})
     return version
 
 
@@ -301,11 +302,11 @@ def test_another_fingerprint_is_quarantine(world: World) -> None:
     version, other = world.register("mixed", 7), world.registry.resolve("one")
     own = (version.path / "fingerprint.json").read_bytes()
     swapped = json.loads((other.path / "fingerprint.json").read_text())
-    (version.path / "fingerprint.json").write_text(json.dumps({**swapped, "adapter_digest": version.digest}))
+    write_sealed(version.path, {"fingerprint.json": json.dumps({**swapped, "adapter_digest": version.digest}).encode()})
     reply = ask(world.url, "mixed")
     assert (reply.status_code, reply.json()["error"]["code"]) == (503, "adapter_quarantined")
     assert "answers otherwise than when it was registered" in reply.json()["error"]["message"]
-    (version.path / "fingerprint.json").write_bytes(own)
+    write_sealed(version.path, {"fingerprint.json": own})
     assert ask(world.url, "mixed").status_code == 200
 
 

@@ -1,12 +1,15 @@
 """`lorimer adapters`: what is registered, where it comes from, and which version an alias names."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from lorimer.cli.console import console, print_json
+from lorimer.cli import aliases as alias_commands
+from lorimer.cli.console import console, print_json, working
+from lorimer.errors import IntegrityError, UsageError
 
 if TYPE_CHECKING:
     from lorimer.evaluation.gates import GateResult
@@ -14,18 +17,20 @@ if TYPE_CHECKING:
     from lorimer.registry.registry import Registry
 
 app = typer.Typer(help="Registered adapters: where they come from, and which one an alias names.", no_args_is_help=True)
+app.add_typer(alias_commands.app)
 
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="`helpdesk` (its champion, else its newest), `helpdesk@v3`, `helpdesk@sha256:ab12cd`.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+STATUS_STYLES = {"ok": "green", "differs": "bold red", "absent": "dim"}
 VERDICT_STYLES = {"PASS": "bold green", "FAIL": "bold red", "ERROR": "bold red", "INCONCLUSIVE": "bold yellow"}
 
 
 @app.command("list", help="Every version of every adapter, newest first. Example: lorimer adapters list")
 def list_all(json: Json = False) -> None:
     """Print one line per version."""
-    registry = _open_registry()
+    registry = open_registry()
     versions = registry.list_versions()
     if json:
         print_json({"adapters": [{**version.to_json(), "aliases": _aliases(registry, version)} for version in versions]})
@@ -53,7 +58,7 @@ def list_all(json: Json = False) -> None:
 @app.command(help="One version: lineage by digest, report, gate, aliases. Example: lorimer adapters show helpdesk@champion")
 def show(name: Name, json: Json = False) -> None:
     """Print where a version comes from and what its gate said."""
-    registry = _open_registry()
+    registry = open_registry()
     version = registry.resolve(name)
     gate, aliases, report_path = registry.newest_gate(version), _aliases(registry, version), _report_path(version)
     if json:
@@ -81,31 +86,6 @@ def show(name: Name, json: Json = False) -> None:
 
 
 @app.command(
-    help="Point an alias at a version whose gate passed. Example: lorimer adapters promote helpdesk@v3 --reason 'better in German'"
-)
-def promote(
-    name: Name,
-    alias: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
-    reason: Annotated[str, typer.Option(help="Why; kept in the audit table.")] = "",
-    json: Json = False,
-) -> None:
-    """Move an alias and print where it points now."""
-    from lorimer.registry import promotion
-
-    registry = _open_registry()
-    version = registry.resolve(name)
-    moved = promotion.promote(registry, version, alias=alias, reason=reason)
-    if json:
-        print_json(
-            {"alias": moved.id, "adapter": version.id, "digest": version.digest, "moved_at": moved.moved_at, "moved_by": moved.moved_by}
-        )
-        return
-    console.print(
-        f"[bold]{moved.id}[/bold] is {version.id} [dim]{version.digest[:16]}[/dim], gate [bold green]PASS[/bold green]", highlight=False
-    )
-
-
-@app.command(
     help="Name several adapters as one: each with a scale, in the versions they have now. "
     "Example: lorimer adapters compose reports sql@v3*0.7 tone"
 )
@@ -117,18 +97,113 @@ def compose(
     """Make a version that is the sum of others, and print it."""
     from lorimer.registry import compositions
 
-    version = compositions.compose(_open_registry(), name, parts)
+    version = compositions.compose(open_registry(), name, parts)
     if json:
         print_json(version.to_json())
         return
     console.print(f"[bold]{version.id}[/bold] is {_parts(version)} [dim]{version.digest[:16]}[/dim]", highlight=False)
 
 
-def _open_registry() -> "Registry":
+@app.command(
+    help="Hold all that is recorded of versions against what is here: files, seal, lock, base, tokenizer, template, dataset, gates, "
+    "fingerprint. Example: lorimer adapters verify --all"
+)
+def verify(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A version by any of its names.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every version of every adapter.")] = False,
+    json: Json = False,
+) -> None:
+    """Print a line per check; whatever differs ends the command with exit code 6."""
+    from lorimer.registry.verification import Verifier
+
+    registry = open_registry()
+    reports = [Verifier(registry).verify(version) for version in _chosen(registry, name, every)]
+    if json:
+        print_json({"adapters": [report.to_json() for report in reports], "is_right": not any(report.differing for report in reports)})
+    for report in () if json else reports:
+        console.print(f"[bold]{report.version.id}[/bold]  {report.version.digest}", highlight=False)
+        for one in report.checks:
+            console.print(f"  [{STATUS_STYLES[one.status]}]{one.status:>7}[/]  {escape(f'{one.check}: {one.found}')}", highlight=False)
+    if wrong := [f"{report.version.id} {text}" for report in reports for text in report.differing]:
+        raise IntegrityError("; ".join(wrong))
+
+
+@app.command(
+    help="What a version was made of and what was found of it since, as one JSON object: base, tokenizer, template, libraries, dataset, "
+    "recipe, seeds, files, fingerprint, gates. Example: lorimer adapters lock helpdesk@champion"
+)
+def lock(name: Name) -> None:
+    """Print the whole lock of a version."""
+    from lorimer.registry.lock import whole_lock
+
+    registry = open_registry()
+    print_json(whole_lock(registry, registry.resolve(name)))
+
+
+@app.command(
+    help="Sign an adapter's files with this home's key: those from before there were seals, or signed with a key that is no longer "
+    "trusted. Example: lorimer adapters sign --all"
+)
+def sign(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A version by any of its names.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every version of every adapter.")] = False,
+    reason: Annotated[str, typer.Option(help="Why; kept in the audit chain.")] = "",
+    json: Json = False,
+) -> None:
+    """Seal files that are what was registered, and print by which key."""
+    from lorimer.registry.sealing import Seals
+
+    registry = open_registry()
+    chosen = [version for version in _chosen(registry, name, every) if not version.parts]
+    signed = [(version, Seals(registry.engine).renew(version.digest, version.path, reason=reason)) for version in chosen]
+    if json:
+        print_json({"adapters": [{"id": v.id, "manifest_digest": seal.manifest_digest, "key_id": seal.key_id} for v, seal in signed]})
+        return
+    for version, seal in signed:
+        console.print(f"[bold]{version.id}[/bold] is signed by {seal.key_id[:16]}: {len(seal.files)} files", highlight=False)
+
+
+@app.command(
+    "import",
+    help="Register a folder in PEFT's format from elsewhere, once it is seen to fit its base. "
+    "Example: lorimer adapters import ./sql-lora --name sql --base gemma3-270m",
+)
+def import_folder(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="With `adapter_model.safetensors` and `adapter_config.json`.")],
+    name: Annotated[str, typer.Option(help="What it is registered as; each import is the next version.")],
+    base: Annotated[str | None, typer.Option(help="Its base; by default the one that its files name.")] = None,
+    allow_unsigned: Annotated[bool, typer.Option("--allow-unsigned", help="Nobody trusted has signed it; recorded as such.")] = False,
+    json: Json = False,
+) -> None:
+    """Check, register and print what was imported."""
+    from lorimer.registry.imports import base_name_of, import_adapter, origin_of
+
+    registry = open_registry()
+    origin = origin_of(registry, folder, allow_unsigned=allow_unsigned)  # before the base is loaded for it
+    with working("loading the base"):
+        from lorimer.model.base import load_base
+
+        loaded = load_base(base or base_name_of(folder))
+    version = import_adapter(registry, folder, name, loaded, allow_unsigned=allow_unsigned)
+    if json:
+        print_json({**version.to_json(), "origin": origin})
+        return
+    console.print(f"[bold]{version.id}[/bold] on {escape(version.base_name)} [dim]{version.digest[:16]}[/dim], {origin}", highlight=False)
+
+
+def open_registry() -> "Registry":
+    """The registry of this home."""
     from lorimer.database import open_database
     from lorimer.registry.registry import Registry
 
     return Registry(open_database())
+
+
+def _chosen(registry: "Registry", name: str | None, every: bool) -> "tuple[AdapterVersion, ...]":
+    """The one version that was named, or all."""
+    if every == (name is not None):
+        raise UsageError("name one adapter, as `helpdesk@v3`, or give `--all`")
+    return registry.list_versions() if name is None else (registry.resolve(name),)
 
 
 def _aliases(registry: "Registry", version: "AdapterVersion") -> list[str]:

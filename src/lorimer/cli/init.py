@@ -41,7 +41,7 @@ def init(
 
     Example: lorimer init --use-case classification --languages en --data tickets.csv --base gemma3-270m --success label --at-least 0.9
     """
-    from lorimer.data.sources import read_rows
+    from lorimer.data.reading import read_rows
     from lorimer.storage import write_text
     from lorimer.training.presets import PRESETS
 

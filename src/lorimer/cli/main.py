@@ -7,7 +7,26 @@ import sys
 import typer
 
 from lorimer import __version__
-from lorimer.cli import adapters, chat, data, doctor, evaluate, init, keys, plan, quickstart, runs, serve, train
+from lorimer.cli import (
+    adapters,
+    audit,
+    backup,
+    chat,
+    data,
+    doctor,
+    evaluate,
+    export,
+    impact,
+    init,
+    keys,
+    merge,
+    plan,
+    quickstart,
+    roles,
+    runs,
+    serve,
+    train,
+)
 from lorimer.cli.console import error_console
 from lorimer.errors import LorimerError
 
@@ -26,8 +45,18 @@ for command in (quickstart.quickstart, init.init, plan.plan, train.train, evalua
     app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(adapters.app, name="adapters")
+app.command(help=backup.BACKUP_HELP)(backup.backup)
+app.command(help=backup.RESTORE_HELP)(backup.restore)
+app.command(help=backup.PUBLISH_HELP)(backup.publish)
+adapters.app.command(help=merge.HELP)(merge.merge)
+adapters.app.command(help=export.HELP)(export.export)
+adapters.app.command("exports", help=export.LIST_HELP)(export.list_exports)
+adapters.app.command(help=impact.HELP)(impact.impact)
 app.add_typer(runs.app, name="runs")
 app.add_typer(keys.app, name="keys")
+app.add_typer(audit.app, name="audit")
+app.add_typer(roles.app, name="roles")
+app.add_typer(roles.trust_app, name="trust")
 
 
 @app.callback(invoke_without_command=True)

@@ -1,26 +1,35 @@
 """A dataset's card: where its rows came from and what was found, as JSON, and as one page a person can read."""
 
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import chain
 from math import ceil, log10
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from lorimer.config import Shingling
 from lorimer.data.example import Example
-from lorimer.data.rules import Finding, num_chars
+from lorimer.data.features import Collector, Features, Vocabularies, Vocabulary
+from lorimer.data.reading import RowProblem
+from lorimer.data.rules import Finding, count_rows
 from lorimer.data.shapes import shorten
-from lorimer.data.sources import ReadResult, RowProblem
-from lorimer.data.split import Splits
-from lorimer.storage import digest_of, digest_of_file
+from lorimer.data.split import SPLITS, Splits
+from lorimer.data.staging import NUM_PROBLEMS_KEPT, SourceRead
 
-CARD_VERSION = 1
-NUM_PROBLEMS_KEPT = 100
+CARD_VERSION = 2
+NUM_ANSWERS_COUNTED = 100_000
+COUNTS = ("num_subjects", "num_with_subject", "num_synthetic")  # what cards of version 1 do not say; so are these
+MAPPINGS = ("accounting", "licences", "consents", "duplicates")
+FEW_ROWS, ENOUGH_ROWS = 1_000, 3_000
+MUCH_SYNTHETIC = 0.3
+MUCH_REPEATED = 0.1
 NUM_ANSWERS_SHOWN = 20
 NUM_SAMPLES = 5
 SAMPLE_CHARS = 1_000
@@ -33,18 +42,29 @@ PAGE = Environment(
 )
 
 
-def describe_source(path: Path, result: ReadResult, *, use: str) -> dict[str, Any]:
-    """One source file for the card; named without its folder, so that a dataset's digest is the same on every machine."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptRows:
+    """The rows of a dataset as its card sees them: in memory, or on disk."""
+
+    features: Features
+    words: Vocabularies
+    assigned: npt.NDArray[np.int8]
+    """The split of each, or -1 for a row that was left out."""
+    examples: Callable[[npt.NDArray[np.int64]], Iterable[Example]]
+    """Reads some of them."""
+
+
+def describe_source(read: SourceRead) -> dict[str, Any]:
+    """One source for the card; named without its folder, so that a dataset's digest is the same on every machine."""
     return {
-        "file": path.name,
-        "use": use,
-        "sha256": digest_of_file(path),
-        "num_bytes": path.stat().st_size,
-        "shape": result.shape,
-        "columns": dict(result.columns),
-        "columns_not_used": dict(result.unused),
-        "num_examples": len(result.examples),
-        "num_problems": len(result.problems),
+        **read.source.describe(),
+        "use": read.use,
+        "shape": read.shape,
+        "columns": dict(read.columns),
+        "columns_not_used": dict(read.unused),
+        "num_rows": read.num_read,
+        "num_examples": read.num_examples,
+        "num_problems": read.num_problems,
     }
 
 
@@ -59,39 +79,75 @@ def build_card(
 ) -> dict[str, Any]:
     """Everything a reader needs to judge a dataset by; `curation` is what was asked for, as a recipe would say it."""
     examples = list(chain.from_iterable(rows for _, rows in splits.items()))
-    tags = Counter(example.tags["language"] for example in examples if "language" in example.tags)
-    chats = [example for example in examples if example.text is None]
-    lengths = {
-        "prompt": [num_chars(chat) - len(chat.answer) for chat in chats],
-        "answer": [len(chat.answer) for chat in chats],
-        "rejected": [len(chat.rejected) for chat in chats if chat.rejected is not None],
-        "text": [len(example.text) for example in examples if example.text is not None],
-    }
-    return {
+    collector = Collector(0, Shingling())
+    for example in examples:
+        collector.add(example, "")
+    assigned = np.repeat(np.arange(len(SPLITS), dtype=np.int8), [len(rows) for _, rows in splits.items()])
+    kept = KeptRows(
+        features=collector.features(),
+        words=collector.words,
+        assigned=assigned,
+        examples=lambda rows: [examples[row] for row in rows.tolist()],
+    )
+    return card_of(name, kept, curation=curation, sources=sources, findings=findings, problems=problems)
+
+
+def card_of(
+    name: str,
+    kept: KeptRows,
+    *,
+    curation: Mapping[str, Any],
+    sources: Sequence[Mapping[str, Any]],
+    findings: Sequence[Finding],
+    problems: Sequence[RowProblem],
+    num_problems: int | None = None,
+    accounting: Mapping[str, Any] | None = None,
+    duplicates: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """The same for rows wherever they are; `accounting` says what became of every row that was read."""
+    features, rows = kept.features, np.flatnonzero(kept.assigned >= 0)
+    is_chat = features.lengths[:, 1] >= 0
+    chats = rows[is_chat[rows]]
+    asked = chats[:: ceil(len(chats) / NUM_ANSWERS_COUNTED) or 1]
+    train = np.flatnonzero(kept.assigned == 0)
+    samples = train[:: max(1, len(train) // NUM_SAMPLES)][:NUM_SAMPLES]
+    languages = _count_words(kept.words.language, features.language[rows])
+    parts = zip(("prompt", "answer", "rejected", "text"), features.lengths[rows].T, strict=True)
+    card = {
         "card_version": CARD_VERSION,
         "name": name,
         "curation": dict(curation),
         "sources": [dict(source) for source in sources],
-        "splits": {split: {"num_examples": len(rows), "digest": digest_of([row.digest for row in rows])} for split, rows in splits.items()},
-        "findings": [{**asdict(finding), "examples": list(finding.examples)} for finding in findings],
-        "num_problems": len(problems),
-        "problems": [asdict(problem) for problem in problems[:NUM_PROBLEMS_KEPT]],
-        "languages": dict(tags.most_common()),
-        "num_without_language": len(examples) - tags.total(),
-        "lengths": {part: describe_lengths(values) for part, values in lengths.items() if values},
-        "answers": describe_answers([chat.answer for chat in chats]),
-        "samples": [_sample(example) for example in splits.train[:: max(1, len(splits.train) // NUM_SAMPLES)][:NUM_SAMPLES]],
+        "splits": {split: _describe_split(features, kept.assigned == number) for number, split in enumerate(SPLITS)},
+        "findings": [{**asdict(finding), "examples": list(finding.examples), "reasons": list(finding.reasons)} for finding in findings],
+        "accounting": dict(accounting or {}),
+        "num_problems": len(problems) if num_problems is None else num_problems,
+        "problems": [problem._asdict() for problem in problems[:NUM_PROBLEMS_KEPT]],
+        "languages": languages,
+        "num_without_language": len(rows) - sum(languages.values()),
+        "licences": _count_words(kept.words.licence, features.licence[rows]),
+        "consents": _count_words(kept.words.consent, features.consent[rows]),
+        "num_subjects": len(np.unique(features.subject[rows][features.subject[rows] > 0])),
+        "num_with_subject": int((features.subject[rows] > 0).sum()),
+        "num_synthetic": int(features.is_synthetic[rows].sum()),
+        "duplicates": dict(duplicates or {}),
+        "lengths": {part: describe_lengths(values[values >= 0]) for part, values in parts if (values >= 0).any()},
+        "answers": describe_answers([example.answer for example in kept.examples(asked)]),
+        "num_answers_counted": len(asked),
+        "samples": [_sample(example) for example in kept.examples(samples)],
     }
+    return {**card, "advice": advise(card)}
 
 
-def describe_lengths(num_chars: Sequence[int]) -> dict[str, Any]:
+def describe_lengths(num_chars: Sequence[int] | npt.NDArray[np.int32]) -> dict[str, Any]:
     """Quartiles and a histogram of lengths in characters; its last bin takes the longest twentieth, however long."""
-    ordered = sorted(num_chars)
-    p95 = ordered[ceil(0.95 * len(ordered)) - 1]
+    ordered = np.sort(np.asarray(num_chars))
+    middle = (int(ordered[(len(ordered) - 1) // 2]) + int(ordered[len(ordered) // 2])) / 2
+    p95 = int(ordered[ceil(0.95 * len(ordered)) - 1])
     width = _round_up(max(1, p95 / (NUM_BINS - 1)))
-    counts = Counter(min(value // width, NUM_BINS - 1) for value in ordered)
-    bins = [{"from": index * width, "count": counts[index]} for index in range(max(counts) + 1)]
-    return {"min": ordered[0], "median": round(median(ordered)), "p95": p95, "max": ordered[-1], "bin_width": width, "bins": bins}
+    counts = np.bincount(np.minimum(ordered // width, NUM_BINS - 1))
+    bins = [{"from": index * width, "count": count} for index, count in enumerate(counts.tolist())]
+    return {"min": int(ordered[0]), "median": round(middle), "p95": p95, "max": int(ordered[-1]), "bin_width": width, "bins": bins}
 
 
 def describe_answers(answers: Sequence[str]) -> list[dict[str, Any]]:
@@ -110,7 +166,50 @@ def describe_answers(answers: Sequence[str]) -> list[dict[str, Any]]:
 def render_card(card: Mapping[str, Any], digest: str) -> str:
     """The card as one HTML page that needs nothing else."""
     total = sum(split["num_examples"] for split in card["splits"].values())
-    return PAGE.get_template("card.html.j2").render(card=card, digest=digest, total=total)
+    whole = {**dict.fromkeys(COUNTS, 0), **{key: {} for key in MAPPINGS}, "advice": [], "num_answers_counted": total, **card}
+    return PAGE.get_template("card.html.j2").render(card=whole, digest=digest, total=total)
+
+
+def advise(card: Mapping[str, Any]) -> list[str]:
+    """What the field agrees on, as far as it bears on these rows."""
+    num_train, total = card["splits"]["train"]["num_examples"], sum(split["num_examples"] for split in card["splits"].values())
+    found = []
+    if num_train < FEW_ROWS:
+        found.append(
+            f"Train has {count_rows(num_train)}. Where the field agrees, {FEW_ROWS:,} to {ENOUGH_ROWS:,} clean examples carry a task: "
+            "add real ones first, paraphrases sparingly."
+        )
+    elif num_train <= ENOUGH_ROWS:
+        found.append(f"Train has {count_rows(num_train)}: between {FEW_ROWS:,} and {ENOUGH_ROWS:,}, where cleaning pays more than adding.")
+    else:
+        found.append(
+            f"Train has {count_rows(num_train)}. {FEW_ROWS:,} to {ENOUGH_ROWS:,} clean examples often do as well: "
+            "compare a run on a part before paying for all."
+        )
+    if total and card["num_synthetic"] / total > MUCH_SYNTHETIC:
+        share = card["num_synthetic"] / total
+        found.append(f"{share:.0%} of the rows are synthetic: above {MUCH_SYNTHETIC:.0%}, a model learns the paraphraser's voice.")
+    if card["licences"] and (without := total - sum(card["licences"].values())):
+        found.append(f"{count_rows(without)} carry no licence while others do: find out, or leave them out.")
+    near = card["duplicates"].get("near", 0)
+    if total and near / total > MUCH_REPEATED:
+        found.append(f"{near / total:.0%} of the rows nearly repeat an earlier one: consider `duplicates: {{near: drop}}` in a rules file.")
+    return found
+
+
+def _describe_split(features: Features, is_in: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    digests = features.content[is_in]
+    hexed = digests.tobytes().hex()
+    # as `digest_of` a list of them
+    listed = ",".join(f'"{hexed[at : at + 64]}"' for at in range(0, len(hexed), 64))
+    return {"num_examples": len(digests), "digest": hashlib.sha256(f"[{listed}]".encode()).hexdigest()}
+
+
+def _count_words(words: Vocabulary, numbers: npt.NDArray[np.int32]) -> dict[str, int]:
+    """How often each value occurs, the most frequent first; the empty one is none."""
+    counts = np.bincount(numbers, minlength=len(words.values)).tolist()
+    ranked = sorted(zip(words.values, counts, strict=True), key=lambda pair: -pair[1])
+    return {value: count for value, count in ranked if value and count}
 
 
 def _repeats(values: Sequence[str]) -> bool:

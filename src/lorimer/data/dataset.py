@@ -1,19 +1,24 @@
-"""An immutable dataset: three splits and their card in a folder named by digest, found again by name."""
+"""An immutable dataset: three splits and their card in a folder named by digest, found again by name; in memory, or row by row."""
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from lorimer.blobs import fetch, publish, publish_file, published_names, refresh_file
 from lorimer.config import home
-from lorimer.data.card import render_card
+from lorimer.data import merkle
+from lorimer.data.card import CARD_VERSION, render_card
 from lorimer.data.example import Example, example_from_json
-from lorimer.data.split import Splits
+from lorimer.data.split import SPLITS, SplitName, Splits
 from lorimer.errors import ConfigError, IntegrityError, NotFoundError
-from lorimer.storage import digest_of, new_folder, read_jsonl, write_json, write_jsonl, write_text
+from lorimer.storage import canonical_json, digest_of, new_file, new_folder, read_jsonl, write_json, write_text
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 DIGEST_PATTERN = re.compile(r"[0-9a-f]{16,64}")
@@ -26,7 +31,7 @@ class Dataset:
 
     name: str
     digest: str
-    """SHA-256 over the card and every row of every split, in order."""
+    """The root of the Merkle tree (RFC 6962) over the digests of the card and of every row of every split, in order."""
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
     test: tuple[Example, ...]
@@ -47,6 +52,26 @@ class DatasetSummary:
     path: Path
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetFolder:
+    """A dataset on disk, its files checked against its digest; its rows are read when asked for, one by one."""
+
+    name: str
+    digest: str
+    card: dict[str, Any]
+    path: Path
+
+    def rows(self, split: SplitName) -> Iterator[Example]:
+        """The rows of one split, in order."""
+        return map(example_from_json, read_jsonl(self.path / f"{split}.jsonl"))
+
+    def record_digests(self, split: SplitName) -> Iterator[bytes]:
+        """The SHA-256 of each row, in order: the leaves of the dataset's Merkle tree after the card's."""
+        with (self.path / f"{split}.jsonl").open("rb") as file:
+            for line in file:
+                yield hashlib.sha256(line.removesuffix(b"\n")).digest()
+
+
 def write_dataset(name: str, splits: Splits, card: dict[str, Any]) -> Dataset:
     """Keep a dataset under its digest and let `name` point to it; the name's earlier dataset stays, under its digest.
 
@@ -54,18 +79,43 @@ def write_dataset(name: str, splits: Splits, card: dict[str, Any]) -> Dataset:
         ConfigError: if the name is not one.
         IntegrityError: if a folder of this digest is there already and was changed.
     """
+    lines = {split: [canonical_json(example.to_json()) + b"\n" for example in examples] for split, examples in splits.items()}
+    digests = [hashlib.sha256(line[:-1]).digest() for split in SPLITS for line in lines[split]]
+    return read_folder(write_lines(name, card, digests, lambda split: lines[split]))
+
+
+def write_lines(
+    name: str,
+    card: dict[str, Any],
+    record_digests: Iterable[bytes],
+    lines: Callable[[SplitName], Iterable[bytes]],
+    beside: Mapping[str, Path] | None = None,
+) -> DatasetFolder:
+    """As `write_dataset`, for rows that are lines of canonical JSON already and need not be in memory; `beside` are files kept with them.
+
+    Raises:
+        ConfigError: if the name is not one.
+        IntegrityError: if a folder of this digest is there already and was changed.
+    """
     check_name(name)
-    digest = _digest(splits, card)
+    card = {**card, "card_version": CARD_VERSION}  # a new dataset has a new digest, whichever card it began with
+    digest = merkle.root(chain([bytes.fromhex(digest_of(card))], record_digests)).hex()
     folder = _datasets() / digest[:FOLDER_LEN]
-    if not folder.exists():
+    if not folder.exists() and not fetch(folder):
         with new_folder(folder) as new:
-            for split_name, examples in splits.items():
-                write_jsonl(new / f"{split_name}.jsonl", (example.to_json() for example in examples))
+            for split in SPLITS:
+                with new_file(new / f"{split}.jsonl") as file:
+                    file.writelines(lines(split))
+            for file_name, source in (beside or {}).items():
+                with new_file(new / file_name) as file, source.open("rb") as read:
+                    shutil.copyfileobj(read, file)
             write_json(new / "card.json", card)
             write_text(new / "card.html", render_card(card, digest))
-    dataset = _read_folder(folder, digest, name)
+    written = _open_folder(folder, digest, name)
+    publish(folder)
     write_json(_pointer(name), {"digest": digest, "folder": folder.name})
-    return dataset
+    publish_file(_pointer(name))
+    return written
 
 
 def read_dataset(name_or_digest: str) -> Dataset:
@@ -75,16 +125,38 @@ def read_dataset(name_or_digest: str) -> Dataset:
         NotFoundError: if there is none; the message lists those that are there.
         IntegrityError: if its files were changed or are gone.
     """
-    if NAME_PATTERN.fullmatch(name_or_digest) and _pointer(name_or_digest).exists():
+    return read_folder(open_dataset(name_or_digest))
+
+
+def open_dataset(name_or_digest: str) -> DatasetFolder:
+    """The same without its rows in memory.
+
+    Raises:
+        As `read_dataset`.
+    """
+    if NAME_PATTERN.fullmatch(name_or_digest) and find_pointer(name_or_digest).exists():
         digest = _read_pointer(name_or_digest)
-        return _read_folder(_datasets() / digest[:FOLDER_LEN], digest, name_or_digest)
+        return _open_folder(find_folder(digest), digest, name_or_digest)
     if DIGEST_PATTERN.fullmatch(name_or_digest):
-        folder = _datasets() / name_or_digest[:FOLDER_LEN]
+        folder = find_folder(name_or_digest)
         if folder.exists():
-            return _read_folder(folder, name_or_digest)
+            return _open_folder(folder, name_or_digest)
     raise NotFoundError(
         f"no dataset {name_or_digest!r}; {describe_names(name_or_digest)}: `lorimer data curate FILE --name NAME` makes one"
     )
+
+
+def read_folder(opened: DatasetFolder) -> Dataset:
+    """All rows of an opened dataset.
+
+    Raises:
+        IntegrityError: if a row is none.
+    """
+    try:
+        rows = {split: tuple(opened.rows(split)) for split in SPLITS}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise _damaged(opened.name, opened.path, f"its files cannot be read, {type(exc).__name__}") from exc
+    return Dataset(name=opened.name, digest=opened.digest, card=opened.card, path=opened.path, **rows)
 
 
 def list_datasets() -> list[DatasetSummary]:
@@ -98,7 +170,8 @@ def list_datasets() -> list[DatasetSummary]:
 
 def dataset_names() -> list[str]:
     """The names of the datasets that are here."""
-    return sorted(path.stem for path in _datasets().glob("*.json") if NAME_PATTERN.fullmatch(path.stem))
+    names = {path.stem for path in _datasets().glob("*.json")} | published_names(_datasets(), ".json")
+    return sorted(name for name in names if NAME_PATTERN.fullmatch(name))
 
 
 def describe_names(wanted: str) -> str:
@@ -127,9 +200,26 @@ def _pointer(name: str) -> Path:
     return _datasets() / f"{name}.json"
 
 
-def _digest(splits: Splits, card: dict[str, Any]) -> str:
-    rows = {name: [digest_of(example.to_json()) for example in examples] for name, examples in splits.items()}
-    return digest_of({"card": card, "rows": rows})
+def find_pointer(name: str) -> Path:
+    """Where the name's pointer is, as others last moved it."""
+    refresh_file(_pointer(name))
+    return _pointer(name)
+
+
+def find_folder(digest: str) -> Path:
+    """Where the dataset of a digest is, brought here if a shared store has it."""
+    folder = _datasets() / digest[:FOLDER_LEN]
+    if not folder.exists():
+        fetch(folder)
+    return folder
+
+
+def _digest(card: dict[str, Any], digests: Mapping[SplitName, Iterable[bytes]]) -> str:
+    """Of the card and all rows: the root of their Merkle tree, the card first; datasets of version 1 have a digest of one JSON value."""
+    if card["card_version"] == 1:
+        rows = {split: [digest.hex() for digest in digests[split]] for split in SPLITS}
+        return digest_of({"card": card, "rows": rows})
+    return merkle.root(chain([bytes.fromhex(digest_of(card))], *(digests[split] for split in SPLITS))).hex()
 
 
 def _read_pointer(name: str) -> str:
@@ -142,8 +232,9 @@ def _read_pointer(name: str) -> str:
 
 
 def _summary(name: str) -> DatasetSummary:
+    find_pointer(name)
     digest = _read_pointer(name)
-    folder = _datasets() / digest[:FOLDER_LEN]
+    folder = find_folder(digest)
     try:
         splits = json.loads((folder / "card.json").read_text(encoding="utf-8"))["splits"]
         num_examples = {split_name: int(described["num_examples"]) for split_name, described in splits.items()}
@@ -152,8 +243,8 @@ def _summary(name: str) -> DatasetSummary:
     return DatasetSummary(name=name, digest=digest, num_examples=num_examples, path=folder)
 
 
-def _read_folder(folder: Path, digest: str, name: str | None = None) -> Dataset:
-    """Read a dataset and compare it with its digest, or with as much of it as is known.
+def _open_folder(folder: Path, digest: str, name: str | None = None) -> DatasetFolder:
+    """Compare a dataset's files with its digest, or with as much of it as is known, line by line.
 
     Raises:
         IntegrityError: if they differ, or a file is gone.
@@ -161,21 +252,13 @@ def _read_folder(folder: Path, digest: str, name: str | None = None) -> Dataset:
     shown = name or digest
     try:
         card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-        splits = Splits(**{split: tuple(map(example_from_json, read_jsonl(folder / f"{split}.jsonl"))) for split in card["splits"]})
-        found = _digest(splits, card)
+        opened = DatasetFolder(name=name or card["name"], digest=digest, card=card, path=folder)
+        found = _digest(card, {split: opened.record_digests(split) for split in SPLITS})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise _damaged(shown, folder, f"its files cannot be read, {type(exc).__name__}") from exc
     if not found.startswith(digest):
         raise _damaged(shown, folder, f"its rows or its card were changed: their digest is {found[:FOLDER_LEN]}, not {digest[:FOLDER_LEN]}")
-    return Dataset(
-        name=name or card["name"],
-        digest=found,
-        train=splits.train,
-        validation=splits.validation,
-        test=splits.test,
-        card=card,
-        path=folder,
-    )
+    return replace(opened, digest=found)
 
 
 def _damaged(name: str, folder: Path, reason: str) -> IntegrityError:

@@ -30,6 +30,12 @@ class Example:
     """File and line it was read from, as `tickets.jsonl:12`."""
     tags: dict[str, str] = field(default_factory=dict)
     """What is known about it beside its content, as `{"language": "en"}`; never shown to the model."""
+    licence: str = ""
+    consent: str = ""
+    subject: str = ""
+    """An opaque random key of the person it is about, never that person's own id; "" for none."""
+    parent: str = ""
+    """Record digest of the row a synthetic row was made from; "" for a row that was collected."""
 
     @property
     def digest(self) -> str:
@@ -56,11 +62,18 @@ class Example:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON value a dataset keeps."""
-        return {**self.content(), "source": self.source, "tags": self.tags}
+        known = {name: getattr(self, name) for name in ("licence", "consent", "subject", "parent") if getattr(self, name)}
+        return {**self.content(), "source": self.source, "tags": self.tags, **known}
+
+    @property
+    def record_digest(self) -> str:
+        """SHA-256 of all a dataset keeps of it."""
+        return digest_of(self.to_json())
 
 
 def example_from_json(value: dict[str, Any]) -> Example:
     """Read back what `Example.to_json` wrote."""
     messages = tuple(Message(role=m["role"], content=m["content"]) for m in value.get("messages", ()))
     text, rejected = value.get("text"), value.get("rejected")
-    return Example(messages=messages, text=text, rejected=rejected, source=value["source"], tags=value["tags"])
+    known = {name: value.get(name, "") for name in ("licence", "consent", "subject", "parent")}
+    return Example(messages=messages, text=text, rejected=rejected, source=value["source"], tags=value["tags"], **known)

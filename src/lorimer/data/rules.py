@@ -1,16 +1,19 @@
-"""What is taken out of examples, or said about them: one small function per rule, applied in order. It knows nothing of files."""
+"""What is taken out of examples, changed in them, or said about them, row by row. It knows nothing of files.
+
+A rule over one row is a `RowRule`: it has a name, and judges a row without having seen another, so that it may run in another process.
+"""
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
 
 from lorimer.data.example import Example
-from lorimer.errors import DataError
 
 MAX_CHARS = 20_000
 NUM_EXAMPLES_SHOWN = 5
+NUM_REASONS_SHOWN = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,39 +23,153 @@ class Finding:
     rule: str
     num_removed: int = 0
     num_changed: int = 0
+    num_flagged: int = 0
     message: str
     examples: tuple[str, ...] = ()
     """Sources of the first few rows it took, changed or reports."""
+    reasons: tuple[str, ...] = ()
+    """Why, for each of these, where that differs from row to row."""
 
 
-class RuleResult(NamedTuple):
-    """The examples a rule kept, and what it found."""
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a row rule says of one row: taken out (no example), changed (another one), flagged (the same, with a reason) or untouched."""
 
-    examples: tuple[Example, ...]
-    finding: Finding
-
-
-Rule = Callable[[Sequence[Example]], RuleResult]
+    example: Example | None
+    reason: str = ""
 
 
-class Cleaned(NamedTuple):
-    """The examples all rules kept, and one finding per rule."""
+class RowRule(Protocol):
+    """A rule that needs to see one row alone; it may run in another process."""
 
-    examples: tuple[Example, ...]
-    findings: tuple[Finding, ...]
+    @property
+    def name(self) -> str:
+        """What the card calls it."""
+
+    def __call__(self, example: Example) -> Judged:
+        """Judge one row."""
 
 
-def apply_rules(examples: Sequence[Example], rules: Sequence[Rule]) -> Cleaned:
-    """Apply rules one after the other; each sees what the one before it kept."""
-    findings = []
+class LeftOut(NamedTuple):
+    """A row that is in no split."""
+
+    source: str
+    rule: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one rule did to the rows it has seen so far."""
+
+    num_removed: int = 0
+    num_changed: int = 0
+    num_flagged: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    examples: list[tuple[str, str]] = field(default_factory=list)
+    """Source and reason of the first few."""
+
+    def add(self, source: str, judged: Judged, before: Example) -> None:
+        """Count one judgement that says something."""
+        if judged.example is None:
+            self.num_removed += 1
+        elif judged.example is before:
+            self.num_flagged += 1
+        else:
+            self.num_changed += 1
+        self.reasons[judged.reason] += 1
+        if len(self.examples) < NUM_EXAMPLES_SHOWN:
+            self.examples.append((source, judged.reason))
+
+    def merge(self, later: "Tally") -> None:
+        """Add what was counted over later rows."""
+        self.num_removed += later.num_removed
+        self.num_changed += later.num_changed
+        self.num_flagged += later.num_flagged
+        self.reasons += later.reasons
+        self.examples = [*self.examples, *later.examples][:NUM_EXAMPLES_SHOWN]
+
+    def finding(self, rule: str) -> Finding:
+        """For the card: how many rows for each reason, the most frequent first."""
+        ranked = sorted(self.reasons.items(), key=lambda pair: (-pair[1], pair[0]))
+        said = [f"{count_rows(count)}{' ' if reason.startswith('had ') else ': '}{reason}" for reason, count in ranked[:NUM_REASONS_SHOWN]]
+        if len(ranked) > NUM_REASONS_SHOWN:
+            said.append(f"{count_rows(sum(count for _, count in ranked[NUM_REASONS_SHOWN:]))} for other reasons")
+        return Finding(
+            rule=rule,
+            num_removed=self.num_removed,
+            num_changed=self.num_changed,
+            num_flagged=self.num_flagged,
+            message="; ".join(said) or "no row",
+            examples=tuple(source for source, _ in self.examples),
+            reasons=tuple(reason for _, reason in self.examples) if len(ranked) > 1 else (),
+        )
+
+
+class RowJudged(NamedTuple):
+    """What all rules left of a row: the example, or the rule that took it out and why."""
+
+    example: Example | None
+    rule: str = ""
+    reason: str = ""
+
+
+def judge_row(example: Example, rules: Sequence[RowRule], tallies: dict[str, Tally]) -> RowJudged:
+    """Put a row to rules one after the other, each seeing what the one before made of it, and count what they said."""
     for rule in rules:
-        examples, finding = rule(examples)
-        findings.append(finding)
-    return Cleaned(tuple(examples), tuple(findings))
+        judged = rule(example)
+        if judged.example is example and not judged.reason:
+            continue
+        tallies.setdefault(rule.name, Tally()).add(example.source, judged, example)
+        if judged.example is None:
+            return RowJudged(None, rule.name, judged.reason)
+        example = judged.example
+    return RowJudged(example)
+
+
+@dataclass(frozen=True, slots=True)
+class StripWhitespace:
+    """Take white space off both ends of every content: it is rarely meant, and a model learns it."""
+
+    name: str = field(default="strip_whitespace", init=False)
+
+    def __call__(self, example: Example) -> Judged:
+        """Judge one row."""
+        stripped = _stripped(example)
+        return Judged(example) if stripped is example else Judged(stripped, "had white space at an end, which was taken off")
+
+
+@dataclass(frozen=True, slots=True)
+class DropTooLong:
+    """Drop rows of more characters than any base can take in."""
+
+    max_chars: int = MAX_CHARS
+    name: str = field(default="drop_too_long", init=False)
+
+    def __call__(self, example: Example) -> Judged:
+        """Judge one row."""
+        return Judged(example) if _longest(example) <= self.max_chars else Judged(None, f"had more than {self.max_chars:,} characters")
+
+
+@dataclass(frozen=True, slots=True)
+class KeepLanguages:
+    """Drop rows tagged with a language not listed; rows without a tag stay."""
+
+    languages: tuple[str, ...]
+    name: str = field(default="keep_languages", init=False)
+
+    def __call__(self, example: Example) -> Judged:
+        """Judge one row."""
+        tag = example.tags.get("language")
+        if tag is None or any(speaks(tag, wanted) for wanted in self.languages):
+            return Judged(example)
+        return Judged(None, f"had languages other than {', '.join(self.languages)}")
 
 
 def fold(text: str) -> str:
     """A text without what readers do not see: Unicode composed (NFC), white space runs as one space, case folded."""
+    if text.isascii():
+        return " ".join(text.lower().split())
     return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).split())
 
 
@@ -64,74 +181,9 @@ def folded_prompt(example: Example, *, with_system: bool = True) -> str:
     return "\0".join(f"{message.role}\0{fold(message.content)}" for message in turns)
 
 
-def strip_whitespace(examples: Sequence[Example]) -> RuleResult:
-    """Take white space off both ends of every content: it is rarely meant, and a model learns it."""
-    kept = tuple(_stripped(example) for example in examples)
-    changed = [after for before, after in zip(examples, kept, strict=True) if before is not after]
-    message = f"{count_rows(len(changed))} had white space at an end, which was taken off"
-    return RuleResult(kept, Finding(rule="strip_whitespace", num_changed=len(changed), message=message, examples=_sources(changed)))
-
-
-def drop_exact_duplicates(examples: Sequence[Example]) -> RuleResult:
-    """Keep the first of rows with the same prompt and the same answers, up to case (in the prompt), white space and composition."""
-    seen: set[tuple[str, str, str]] = set()
-    kept: list[Example] = []
-    removed: list[Example] = []
-    for example in examples:
-        key = (folded_prompt(example), _folded_answer(example), _compose(example.rejected or ""))
-        (removed if key in seen else kept).append(example)
-        seen.add(key)
-    return _dropped("drop_exact_duplicates", kept, removed, f"{count_rows(len(removed))} repeated an earlier row")
-
-
-def flag_conflicts(examples: Sequence[Example]) -> RuleResult:
-    """Report prompts with more than one answer; which one is right is for a person to say, so all are kept."""
-    groups: dict[str, list[Example]] = {}
-    for example in examples:
-        if example.text is None:
-            groups.setdefault(folded_prompt(example), []).append(example)
-    conflicts = [group for group in groups.values() if len({_folded_answer(example) for example in group}) > 1]
-    flagged = [example for group in conflicts for example in group]
-    message = "no prompt had more than one answer"
-    if conflicts:
-        plural = "s" if len(conflicts) > 1 else ""
-        message = (
-            f"{len(conflicts):,} prompt{plural} had more than one answer ({count_rows(len(flagged))}), all kept: decide which is right"
-        )
-    return RuleResult(tuple(examples), Finding(rule="flag_conflicts", message=message, examples=_sources(flagged)))
-
-
-def drop_too_long(max_chars: int = MAX_CHARS) -> Rule:
-    """A rule that drops rows of more characters than any base can take in."""
-
-    def rule(examples: Sequence[Example]) -> RuleResult:
-        kept = [example for example in examples if _longest(example) <= max_chars]
-        removed = [example for example in examples if _longest(example) > max_chars]
-        return _dropped("drop_too_long", kept, removed, f"{count_rows(len(removed))} had more than {max_chars:,} characters")
-
-    return rule
-
-
-def keep_languages(languages: Sequence[str]) -> Rule:
-    """A rule that drops rows tagged with a language not listed; rows without a tag stay.
-
-    The rule raises DataError if rows are tagged but a listed language has none.
-    """
-
-    def rule(examples: Sequence[Example]) -> RuleResult:
-        tags = Counter(example.tags["language"] for example in examples if "language" in example.tags)
-        without = [wanted for wanted in languages if not any(speaks(tag, wanted) for tag in tags)]
-        if tags and without:
-            found = ", ".join(f"{tag} ({count:,})" for tag, count in tags.most_common())
-            raise DataError(f"no example is tagged {', '.join(map(repr, without))}, only {found}: add examples or leave the language out")
-        kept = [example for example in examples if _is_spoken(example, languages)]
-        removed = [example for example in examples if not _is_spoken(example, languages)]
-        message = f"{count_rows(len(removed))} had languages other than {', '.join(languages)}"
-        if num_untagged := len(examples) - tags.total():
-            message += f"; {count_rows(num_untagged)} without a language tag were kept, whatever their language"
-        return _dropped("keep_languages", kept, removed, message)
-
-    return rule
+def compose(answer: str) -> str:
+    """An answer as it is compared: case stays, for an answer that differs in case is another answer."""
+    return " ".join((answer if answer.isascii() else unicodedata.normalize("NFC", answer)).split())
 
 
 def speaks(tag: str, wanted: str) -> bool:
@@ -144,23 +196,14 @@ def num_chars(example: Example) -> int:
     return len(example.text or "") + sum(len(message.content) for message in example.messages)
 
 
+def count_rows(count: int) -> str:
+    """A number of rows as a sentence begins with it."""
+    return "no row" if count == 0 else "1 row" if count == 1 else f"{count:,} rows"
+
+
 def _longest(example: Example) -> int:
     """Characters of the prompt and the longer of its two answers: a base takes them in one at a time."""
     return num_chars(example) + (max(0, len(example.rejected) - len(example.answer)) if example.rejected else 0)
-
-
-def _is_spoken(example: Example, languages: Sequence[str]) -> bool:
-    tag = example.tags.get("language")
-    return tag is None or any(speaks(tag, wanted) for wanted in languages)
-
-
-def _folded_answer(example: Example) -> str:
-    return "" if example.text is not None else _compose(example.answer)
-
-
-def _compose(answer: str) -> str:
-    """Case stays: an answer that differs in case is another answer."""
-    return " ".join(unicodedata.normalize("NFC", answer).split())
 
 
 def _stripped(example: Example) -> Example:
@@ -173,16 +216,3 @@ def _stripped(example: Example) -> Example:
         return example
     messages = tuple(replace(message, content=message.content.strip()) for message in example.messages)
     return replace(example, messages=messages, rejected=rejected)
-
-
-def _dropped(rule: str, kept: Sequence[Example], removed: Sequence[Example], message: str) -> RuleResult:
-    return RuleResult(tuple(kept), Finding(rule=rule, num_removed=len(removed), message=message, examples=_sources(removed)))
-
-
-def _sources(examples: Sequence[Example]) -> tuple[str, ...]:
-    return tuple(example.source for example in examples[:NUM_EXAMPLES_SHOWN])
-
-
-def count_rows(count: int) -> str:
-    """A number of rows as a sentence begins with it."""
-    return "no row" if count == 0 else "1 row" if count == 1 else f"{count:,} rows"

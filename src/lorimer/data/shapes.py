@@ -11,7 +11,9 @@ from lorimer.errors import ConfigError, DataError
 
 Row = Mapping[str, Any]
 ShapeName = Literal["chat messages", "ShareGPT", "prompt/completion", "Alpaca", "preference", "OpenAI preference", "text"]
-Part = Literal["messages", "prompt", "input", "completion", "rejected", "text", "system", "language"]
+Part = Literal[
+    "messages", "prompt", "input", "completion", "rejected", "text", "system", "language", "licence", "consent", "subject", "group"
+]
 
 PAIRS = (
     *(("prompt", completion) for completion in ("completion", "response", "answer", "output")),
@@ -24,7 +26,9 @@ OPENAI_PREFERENCE = ("input", "preferred_output", "non_preferred_output")
 ALPACA_INPUTS = ("input", "context")  # Dolly writes "context" and "response" where Alpaca writes "input" and "output"
 ALPACA_OUTPUTS = ("output", "response")
 LABELS = ("label", "labels", "label_text", "category", "class", "intent", "target", "sentiment", "topic")
-OPTIONAL: frozenset[Part] = frozenset(("input", "system", "language"))
+EXTRAS: tuple[Part, ...] = ("licence", "consent", "subject", "group")
+"""What is known of a row beside its content, in columns that are never guessed."""
+OPTIONAL: frozenset[Part] = frozenset(("input", "system", "language", *EXTRAS))
 ROLE_OF: Mapping[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 ROLE_OF_SHAREGPT: Mapping[str, Role] = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 
@@ -88,7 +92,8 @@ def shape_of_columns(columns: ColumnNames, keys: Collection[str], file: str) -> 
     absent = [_describe_absent(name, column, keys, file) for name, column in named.items() if column not in keys]
     if absent:
         raise ConfigError("; ".join(absent))
-    if len(set(named.values())) < len(named):
+    alone = [column for name, column in named.items() if name != "group"]  # rows may be grouped by what else they are made of
+    if len(set(alone)) < len(alone):
         raise ConfigError(f"columns for {file!r}: one column is named for two parts ({named})")
     is_preference = bool(columns.chosen or columns.rejected)
     if is_preference and (columns.completion or columns.text):
@@ -123,6 +128,20 @@ def read_example(row: Row, shape: Shape, *, system: str | None, source: str) -> 
     messages = _with_system(messages, row, shape, system)
     _check_order(messages)
     return Example(messages=messages, rejected=rejected, source=source, tags=tags)
+
+
+def read_extras(row: Row, shape: Shape) -> dict[Part, str]:
+    """What a row's columns say of licence, consent, subject and group; a number is its digits, nothing is an empty text.
+
+    Raises:
+        DataError: if one holds neither a text nor a number.
+    """
+    found: dict[Part, str] = {}
+    for part in EXTRAS:
+        column = shape.columns.get(part)
+        if column is not None:
+            found[part] = _read_short(row.get(column), column)
+    return found
 
 
 def unused_columns(row: Row, shape: Shape) -> Iterator[str]:
@@ -295,9 +314,19 @@ def _read_text(value: Any, name: str) -> str:
 
 
 def kind(value: Any) -> str:
-    """What a JSON value is, in words."""
+    """What a value is, in words: one of JSON's, or what else a table may hold."""
     names = {type(None): "null", bool: "a Boolean", int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object"}
-    return names[type(value)]
+    return names.get(type(value)) or f"of type {type(value).__name__}"
+
+
+def _read_short(value: Any, column: str) -> str:
+    if value is None or value != value:  # NaN is how tables of numbers say null
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise DataError(f"{column!r} is {kind(value)}, not a text or a number")
+    return str(value).strip()
 
 
 def _read_tags(row: Row, shape: Shape) -> dict[str, str]:

@@ -1,141 +1,140 @@
-"""Files into Examples: JSON Lines, JSON lists and CSV; every line is an example or a named problem. It knows nothing of datasets."""
+"""Where rows come from: files and folders opened as sources, and JSON Lines, JSON lists and CSV read in chunks. It knows nothing of shapes.
+
+A source is read from front to back in bounded memory, as often as asked; every row it holds comes out as values or as a named problem.
+"""
 
 import csv
 import json
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, Protocol
 
-from lorimer.config import ColumnNames
-from lorimer.data.example import Example
-from lorimer.data.shapes import (
-    LABELS,
-    Shape,
-    add_optional,
-    kind,
-    list_columns,
-    read_example,
-    recognise,
-    shape_of_columns,
-    shorten,
-    unused_columns,
-)
+from lorimer.data.raw import BROKEN_UTF8, Chunk, CsvRows, JsonLines, RawRow, ReadyRows, as_row, explain_json, is_unicode, unique_keys
+from lorimer.data.shapes import list_columns
 from lorimer.errors import ConfigError, DataError, NotFoundError
+from lorimer.storage import digest_of_file
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 CSV_SUFFIXES = (".csv", ".tsv")
-BROKEN_UTF8 = "not valid UTF-8: save the file as UTF-8"
+PARQUET_SUFFIXES = (".parquet",)
+SUFFIXES = (*JSON_SUFFIXES, *CSV_SUFFIXES, *PARQUET_SUFFIXES)
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+UTF8_MARK = b"\xef\xbb\xbf"
 BETWEEN_ELEMENTS = re.compile(r"[ \t\n\r]*")
+BLOCK_BYTES = 1 << 20
+ROWS_A_CHUNK = 4_000
+MAX_LINE_BYTES = 32 << 20
+"""A longer line is a problem, not a row: it would not fit any base either."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowProblem:
-    """A row that could not be read; it is in no split."""
+class Source(Protocol):
+    """Something that holds rows."""
 
-    source: str
-    """File and line, as `tickets.jsonl:12`."""
-    reason: str
+    @property
+    def name(self) -> str:
+        """What stands before the line in an example's `source`; without a folder, so that digests are equal on every machine."""
 
+    @property
+    def num_bytes(self) -> int | None:
+        """How much there is to read, if it is known before."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadResult:
-    """What one file held."""
+    def chunks(self) -> Iterator[Chunk]:
+        """All rows, from the first.
 
-    examples: tuple[Example, ...]
-    shape: str
-    """`chat messages`, `ShareGPT`, `prompt/completion`, `Alpaca` or `text`, with two answers to each prompt `preference` or
-    `OpenAI preference`; `unknown` if no row could be read at all."""
-    columns: Mapping[str, str]
-    """Which column held which part of an example."""
-    problems: tuple[RowProblem, ...]
-    unused: Mapping[str, int]
-    """Columns that nothing was made from, with the number of rows that have them."""
+        Raises:
+            DataError: if it cannot be read at all, or not past some place.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """What the card says of it; called once it has been read."""
 
 
-class RawRow(NamedTuple):
-    """One row before its shape is known: keys and values, or the reason why it has none."""
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """One file of JSON or CSV."""
 
-    line: int
-    value: dict[str, Any] | None
-    reason: str = ""
+    path: Path
+    name: str
+
+    @property
+    def num_bytes(self) -> int | None:
+        """The file's size."""
+        return self.path.stat().st_size
+
+    def chunks(self) -> Iterator[Chunk]:
+        """See `Source.chunks`."""
+        start = _first_bytes(self.path)
+        suffix = self.path.suffix.lower()
+        if suffix in CSV_SUFFIXES:
+            return _read_csv(self.path, self.name)
+        is_list = suffix == ".json" and start.removeprefix(UTF8_MARK).lstrip().startswith(b"[")
+        return _read_json_list(self.path, self.name) if is_list else _read_json_lines(self.path)
+
+    def describe(self) -> dict[str, Any]:
+        """See `Source.describe`."""
+        return {"file": self.name, "sha256": digest_of_file(self.path), "num_bytes": self.path.stat().st_size}
 
 
-def read_rows(path: Path, columns: ColumnNames | None = None, system: str | None = None) -> ReadResult:
-    """Read a .jsonl, .ndjson, .json, .csv or .tsv file; the shape of its rows is recognised unless `columns` names it.
+class Opened(NamedTuple):
+    """The sources that paths stand for."""
+
+    sources: tuple[Source, ...]
+    test: tuple[Source, ...]
+    """What a Hugging Face dataset calls its test split."""
+    not_read: tuple[str, ...]
+    """Files in the folders that hold no rows, as far as their names tell."""
+
+
+def open_sources(paths: Sequence[Path]) -> Opened:
+    """The sources in files and folders; a folder's files in the order of their names.
 
     Raises:
-        NotFoundError: if there is no such file.
-        ConfigError: for another kind of file, columns it does not have, or rows of no shape that is known.
-        DataError: if it holds no rows, or is not text in UTF-8 at all.
+        NotFoundError: if a path is not there.
+        ConfigError: for a file of another kind, or a folder without any that can be read.
     """
-    raw = list(_read_raw(path))
-    if not raw:
-        raise DataError(f"{str(path)!r} holds no rows: give a file with at least one example")
-    rows = [row for row in raw if row.value is not None]
-    problems = [(row.line, row.reason) for row in raw if row.value is None]
-    if not rows:
-        return ReadResult(examples=(), shape="unknown", columns={}, problems=_locate(path, problems), unused={})
-    shape = _find_shape(path, rows, columns, system)
-    examples: list[Example] = []
-    unused: Counter[str] = Counter()
-    for line, value, _ in rows:
-        assert value is not None
-        try:
-            examples.append(read_example(value, shape, system=system, source=f"{path.name}:{line}"))
-        except DataError as exc:
-            problems.append((line, str(exc)))
+    from lorimer.data.tables import is_hugging_face, open_hugging_face, open_parquet  # not imported where no table is read
+
+    sources, test, not_read = list[Source](), list[Source](), list[str]()
+    for path in paths:
+        if path.is_dir() and is_hugging_face(path):
+            opened = open_hugging_face(path)
+            sources += opened.sources
+            test += opened.test
+        elif path.is_dir():
+            inside = sorted(each for each in path.rglob("*") if each.is_file() and not _is_hidden(each.relative_to(path)))
+            files = [each for each in inside if each.suffix.lower() in SUFFIXES]
+            if not files:
+                raise ConfigError(f"folder {str(path)!r} holds no file that ends in {', '.join(SUFFIXES)}, and is no saved dataset either")
+            not_read += [str(each.relative_to(path)) for each in inside if each not in files]
+            names = {each: each.relative_to(path).as_posix() for each in files}
+            sources += [open_parquet(each, names[each]) if _is_parquet(each) else FileSource(each, names[each]) for each in files]
         else:
-            unused.update(unused_columns(value, shape))
-    parts = {str(part): column for part, column in shape.columns.items()}
-    return ReadResult(examples=tuple(examples), shape=shape.name, columns=parts, problems=_locate(path, problems), unused=dict(unused))
+            _check_file(path)
+            sources.append(open_parquet(path, path.name) if _is_parquet(path) else FileSource(path, path.name))
+    return Opened(tuple(sources), tuple(test), tuple(not_read))
 
 
-def _locate(path: Path, problems: list[tuple[int, str]]) -> tuple[RowProblem, ...]:
-    return tuple(RowProblem(source=f"{path.name}:{line}", reason=reason) for line, reason in sorted(problems))
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith((".", "__")) for part in path.parts)
 
 
-def _find_shape(path: Path, rows: list[RawRow], columns: ColumnNames | None, system: str | None) -> Shape:
-    """The file's shape: as named by `columns`, else that of the first row which has one."""
-    keys = list(dict.fromkeys(key for row in rows for key in row.value or {}))
-    shape = shape_of_columns(columns, keys, str(path)) if columns else _recognise_first(rows)
-    if shape is None:
-        raise ConfigError(
-            f"{str(path)!r}: its columns {list_columns(keys)} are of no shape that is known: name them with "
-            "`--prompt-column` and `--completion-column`, or `--text-column` (in a recipe, under `columns:`, which also takes `chosen` and "
-            "`rejected`)"
-        )
-    label = next((key for key in LABELS if key in keys), None)
-    if shape.name == "text" and label and not (columns and columns.text):
-        raise ConfigError(
-            f"{str(path)!r} has {list_columns(keys)}: to learn the label, name `--prompt-column text --completion-column {label}`; "
-            "to learn the plain text alone, `--text-column text` (in a recipe, under `columns:`)"
-        )
-    if shape.name == "text" and system:
-        raise ConfigError(f"{str(path)!r} holds plain text, which has no system message: leave the system text out")
-    return add_optional(shape, keys)
+def _is_parquet(path: Path) -> bool:
+    return path.suffix.lower() in PARQUET_SUFFIXES
 
 
-def _recognise_first(rows: list[RawRow]) -> Shape | None:
-    for row in rows:
-        value = row.value or {}
-        # exports that merge several shapes write null under the keys of the others
-        shape = recognise([key for key, cell in value.items() if cell is not None]) or recognise(value)
-        if shape:
-            return shape
-    return None
-
-
-def _read_raw(path: Path) -> Iterator[RawRow]:
+def _check_file(path: Path) -> None:
     suffix = path.suffix.lower()
     if not path.exists():
         raise NotFoundError(f"file {str(path)!r} does not exist")
-    if not path.is_file() or suffix not in JSON_SUFFIXES + CSV_SUFFIXES:
-        found = "is a folder" if path.is_dir() else f"ends in {suffix!r}"
-        raise ConfigError(f"{str(path)!r} {found}: give files that end in {', '.join(JSON_SUFFIXES + CSV_SUFFIXES)}")
+    if not path.is_file() or suffix not in SUFFIXES:
+        found = f"ends in {suffix!r}" if path.is_file() else "is no file"
+        raise ConfigError(f"{str(path)!r} {found}: give files that end in {', '.join(SUFFIXES)}, or a folder of them")
+
+
+def _first_bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             start = file.read(1024)
@@ -143,125 +142,176 @@ def _read_raw(path: Path) -> Iterator[RawRow]:
         raise DataError(f"{str(path)!r} cannot be read ({exc.strerror}): check its permissions") from exc
     if start.startswith(UTF16_MARKS):
         raise DataError(f"{str(path)!r} is in UTF-16: save it as UTF-8")
-    if suffix in CSV_SUFFIXES:
-        return _read_csv(path)
-    is_list = suffix == ".json" and start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
-    return _read_json_list(path) if is_list else _read_json_lines(path)
+    return start
 
 
-def _read_json_lines(path: Path) -> Iterator[RawRow]:
-    # surrogateescape: a broken byte spoils its own line, not those after it
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                yield _as_row(number, line, json.loads(line, object_pairs_hook=_unique_keys))
-            except (ValueError, RecursionError) as exc:
-                yield RawRow(number, None, f"not valid JSON ({_explain_json(exc)})")
+def _read_json_lines(path: Path) -> Iterator[Chunk]:
+    line, kept = 1, b""
+    with path.open("rb") as file:
+        if file.read(len(UTF8_MARK)) != UTF8_MARK:
+            file.seek(0)
+        while block := file.read(BLOCK_BYTES):
+            whole, newline, rest = block.rpartition(b"\n")
+            if newline:
+                data = kept + whole
+                yield JsonLines(line, data)
+                line, kept = line + data.count(b"\n") + 1, rest
+            elif len(kept) + len(block) > MAX_LINE_BYTES:
+                num_bytes, kept = _skip_line(file, len(kept) + len(block))
+                reason = f"is longer than {MAX_LINE_BYTES >> 20} MB ({num_bytes / 1e6:,.0f} MB): no row is that long"
+                yield ReadyRows([RawRow(line, None, reason)])
+                line += 1
+            else:
+                kept += block
+    if kept:
+        yield JsonLines(line, kept)
 
 
-def _read_json_list(path: Path) -> Iterator[RawRow]:
+def _skip_line(file: IO[bytes], num_bytes: int) -> tuple[int, bytes]:
+    """Go past the end of a line without holding it: its length, and what follows it in the last block that was read."""
+    while block := file.read(BLOCK_BYTES):
+        inside, newline, rest = block.partition(b"\n")
+        num_bytes += len(inside)
+        if newline:
+            # the rest may hold whole lines: read it again with what follows
+            file.seek(-len(rest), 1)
+            break
+    return num_bytes, b""
+
+
+def _read_json_list(path: Path, name: str) -> Iterator[Chunk]:
     """The elements of a list, each with the line it begins on.
 
     Raises:
         DataError: at a broken place, since nothing after it can be told apart.
     """
-    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    decoder = json.JSONDecoder(object_pairs_hook=_unique_keys)
-    position, line, counted = _skip_space(text, text.index("[") + 1), 1, 0
-    closed = text[position : position + 1] == "]"
-    while not closed:
-        line, counted = line + text.count("\n", counted, position), position
+    rows: list[RawRow] = []
+    for row in _list_elements(path, name):
+        rows.append(row)
+        if len(rows) == ROWS_A_CHUNK:
+            yield ReadyRows(rows)
+            rows = []
+    if rows:
+        yield ReadyRows(rows)
+
+
+class _Window:
+    """The part of a text file that is being looked at."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self.file = file
+        self.text = ""
+        self.is_whole = False
+        self.line = 1
+        """The line on which `text` begins."""
+
+    def more(self) -> bool:
+        """Read on: as much again as there is, so that a long element is not tried too often. False at the end."""
+        if self.is_whole or len(self.text) > MAX_LINE_BYTES:
+            return False
+        block = self.file.read(max(BLOCK_BYTES, len(self.text)))
+        self.text += block
+        self.is_whole = not block
+        return bool(block)
+
+    def drop(self, position: int) -> None:
+        """Forget what was read up to there."""
+        self.line += self.text.count("\n", 0, position)
+        self.text = self.text[position:]
+
+    def skip_space(self, position: int) -> int:
+        """The next place that is not white space."""
+        while True:
+            match = BETWEEN_ELEMENTS.match(self.text, position)
+            assert match is not None
+            if match.end() < len(self.text) or not self.more():
+                return match.end()
+
+
+def _list_elements(path: Path, name: str) -> Iterator[RawRow]:
+    decoder = json.JSONDecoder(object_pairs_hook=unique_keys)
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        window = _Window(file)
+        position = window.skip_space(window.skip_space(0) + 1)
+        closed = window.text[position : position + 1] == "]"
+        while not closed:
+            window.drop(position)
+            try:
+                value, end, after = _element(window, decoder)
+            except (ValueError, RecursionError) as exc:
+                at = window.line + (exc.lineno - 1 if isinstance(exc, json.JSONDecodeError) else 0)
+                raise DataError(f"{name}:{at}: not valid JSON ({explain_json(exc)}): correct it, the list cannot be read past it") from exc
+            yield as_row(window.line, window.text[:end], value)
+            closed = window.text[after] == "]"
+            position = after if closed else window.skip_space(after + 1)
+        end = window.skip_space(position + 1)
+        if end < len(window.text):
+            raise DataError(f"{name}: there is text after the end of the list; correct it")
+
+
+def _element(window: _Window, decoder: json.JSONDecoder) -> tuple[Any, int, int]:
+    """The value at the window's beginning, where it ends, and where the comma or bracket after it stands.
+
+    Raises:
+        ValueError, RecursionError: if there is no value, or nothing that may follow it.
+    """
+    while True:
+        seen = len(window.text)
         try:
-            value, end = decoder.raw_decode(text, position)
-            yield _as_row(line, text[position:end], value)
-            after = _skip_space(text, end)
-            closed = text[after : after + 1] == "]"
-            if not closed and text[after : after + 1] != ",":
-                raise json.JSONDecodeError("expecting ',' or ']'", text, after)
-        except (ValueError, RecursionError) as exc:
-            at = exc.lineno if isinstance(exc, json.JSONDecodeError) else line
-            raise DataError(
-                f"{path.name}:{at}: not valid JSON ({_explain_json(exc)}): correct it, the list cannot be read past it"
-            ) from exc
-        position = after if closed else _skip_space(text, after + 1)
-    if text[position + 1 :].strip():
-        raise DataError(f"{path.name}: there is text after the end of the list; correct it")
+            value, end = decoder.raw_decode(window.text)
+            after = window.skip_space(end)
+            if window.text[after : after + 1] not in ("]", ","):
+                raise json.JSONDecodeError("expecting ',' or ']'", window.text, after)
+            return value, end, after
+        except json.JSONDecodeError:
+            if len(window.text) == seen and not window.more():  # perhaps it was only cut off
+                raise
 
 
-def _skip_space(text: str, position: int) -> int:
-    match = BETWEEN_ELEMENTS.match(text, position)
-    assert match is not None
-    return match.end()
+class _Lines:
+    """Lines one by one; those since a marked place can be read again."""
 
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse a key that stands twice: JSON readers keep the last one without a word."""
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"key {shorten(twice)!r} stands twice")
-    return value
-
-
-def _explain_json(exc: ValueError | RecursionError) -> str:
-    if isinstance(exc, json.JSONDecodeError):
-        return f"{exc.msg}, column {exc.colno}"
-    return "nested too deep" if isinstance(exc, RecursionError) else str(exc)
-
-
-def _as_row(line: int, text: str, value: Any) -> RawRow:
-    if not _is_unicode(text):
-        return RawRow(line, None, BROKEN_UTF8)
-    # only an escape can bring a lone surrogate, which no UTF-8 file can hold again
-    if "\\ud" in text.lower() and not _is_unicode(json.dumps(value, ensure_ascii=False)):
-        return RawRow(line, None, "holds half of a surrogate pair (\\ud800 to \\udfff alone), which is no character")
-    if not isinstance(value, dict) or not value:
-        return RawRow(line, None, f"is not an object with keys, but {kind(value) if value != {} else 'an empty one'}")
-    return RawRow(line, value)
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether a text can be written as UTF-8: undecoded bytes and lone surrogates cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-class _Cursor:
-    """Lines one by one, from wherever `position` was set to."""
-
-    def __init__(self, lines: list[str]) -> None:
-        self.lines = lines
-        self.position = 0
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines = iter(lines)
+        self._again: deque[str] = deque()
+        self._since: list[str] = []
+        self.num_read = 0
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        if self.position >= len(self.lines):
-            raise StopIteration
-        self.position += 1
-        return self.lines[self.position - 1]
+        line = self._again.popleft() if self._again else next(self._lines)
+        self._since.append(line)
+        self.num_read += 1
+        return line
+
+    def mark(self) -> None:
+        """A row begins here."""
+        self._since.clear()
+
+    def back_to_second(self) -> None:
+        """Read again all lines since the mark but the first."""
+        self._again.extendleft(reversed(self._since[1:]))
+        self.num_read -= len(self._since) - 1
+        self._since.clear()
 
 
-def _read_csv(path: Path) -> Iterator[RawRow]:
+def _read_csv(path: Path, name: str) -> Iterator[Chunk]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        lines = list(file)
-    first = next((line for line in lines if line.strip()), "")
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else next((mark for mark in ",;\t" if mark in first), ",")
-    rows = _read_cells(lines, delimiter)
-    header = _check_header(path, next(rows, None))
-    for line, cells, reason in rows:
-        if cells is None:
-            yield RawRow(line, None, reason)
-        elif len(cells) != len(header):
-            yield RawRow(line, None, f"has {len(cells)} cell(s) where the header has {len(header)}")
-        else:
-            yield RawRow(line, dict(zip(header, cells, strict=True)))
+        first = next((line for line in file if line.strip()), "")
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else next((mark for mark in ",;\t" if mark in first), ",")
+        file.seek(0)
+        rows = _read_cells(file, delimiter)
+        header = _check_header(path, name, next(rows, None))
+        found: list[tuple[int, list[str] | None, str]] = []
+        for row in rows:
+            found.append(row)
+            if len(found) == ROWS_A_CHUNK:
+                yield CsvRows(header, found)
+                found = []
+        if found:
+            yield CsvRows(header, found)
 
 
 class _Cells(NamedTuple):
@@ -270,28 +320,29 @@ class _Cells(NamedTuple):
     reason: str = ""
 
 
-def _read_cells(lines: list[str], delimiter: str) -> Iterator[_Cells]:
+def _read_cells(file: Iterable[str], delimiter: str) -> Iterator[_Cells]:
     """The rows of a CSV text that are not blank, each with the line it begins on."""
-    cursor = _Cursor(lines)
-    reader = csv.reader(cursor, delimiter=delimiter, strict=True)
+    lines = _Lines(file)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
-        before = cursor.position
+        before = lines.num_read
+        lines.mark()
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as exc:
             # a quote that is never closed swallows the rows after it: go back and read on with the next line
-            cursor.position = before + 1
+            lines.back_to_second()
             yield _Cells(before + 1, None, f"not valid CSV ({exc}): is a quote not closed or not doubled?")
             continue
-        if not _is_unicode("".join(cells)):
+        if not is_unicode("".join(cells)):
             yield _Cells(before + 1, None, BROKEN_UTF8)
         elif len(cells) > 1 or "".join(cells).strip():
             yield _Cells(before + 1, cells)
 
 
-def _check_header(path: Path, row: _Cells | None) -> list[str]:
+def _check_header(path: Path, name: str, row: _Cells | None) -> list[str]:
     """The column names.
 
     Raises:
@@ -300,9 +351,18 @@ def _check_header(path: Path, row: _Cells | None) -> list[str]:
     if row is None:
         raise DataError(f"{str(path)!r} holds no rows: give a file with at least one example")
     if row.cells is None:
-        raise DataError(f"{path.name}:{row.line}: the header is {row.reason}")
+        raise DataError(f"{name}:{row.line}: the header is {row.reason}")
     header = [cell.strip() for cell in row.cells]
+    check_unique(header, f"{name}:{row.line}: the header")
+    return header
+
+
+def check_unique(header: Sequence[str], where: str) -> None:
+    """Refuse a table with two columns of one name.
+
+    Raises:
+        DataError: naming them.
+    """
     twice = [name for name, count in Counter(header).items() if count > 1]
     if twice:
-        raise DataError(f"{path.name}:{row.line}: the header names {list_columns(twice)} more than once; rename all but one")
-    return header
+        raise DataError(f"{where} names {list_columns(twice)} more than once; rename all but one")

@@ -4,7 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from lorimer.storage import new_folder, write_bytes, write_json, write_text
 WEIGHTS_FILE, LOCK_FILE, TEMPLATE_FILE = "adapter_model.safetensors", "adapter.lock.json", "chat_template.jinja"
 DTYPES = ("F32", "F16", "BF16")
 MAX_HEADER_BYTES = 16 << 20
+MAPPINGS = ("base_files", "tokenizer_files", "recipe", "seeds", "libraries")
 PREFIX = "base_model.model."
 MAX_SHOWN, MAX_NAME_LEN = 8, 200
 ALPHA_TOLERANCE = 1e-5  # scales are computed from alphas and back
@@ -37,6 +38,35 @@ class Lock:
     run_id: str
     quantisation: str | None = None
     """In how few bits the base was held while the adapter was trained."""
+    base_files: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of the files that the base's digest is taken of, by name; older locks, and bases made in memory, have none."""
+    tokenizer_files: Mapping[str, str] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """Resolved: with every default, as the plan settled them."""
+    seeds: Mapping[str, int] = field(default_factory=dict)
+    """By what they are for."""
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    """Versions of what it was trained with."""
+
+    def differences(self, base: Base) -> list[str]:
+        """How a base differs from the one that the adapter was made for, a sentence each; none if it is that one."""
+        if self.base_digest != base.digest:
+            named = f"made for base {self.base_name!r} ({self.base_digest[:12]}), not for {base.name!r} ({base.digest[:12]})"
+            return [named, *_file_differences(self.base_files, base.files), *_file_differences(self.tokenizer_files, base.tokenizer_files)]
+        found = _file_differences(self.tokenizer_files, base.tokenizer_files)
+        return [f"made with another tokenizer than {base.name!r} has now", *found] if found else []
+
+
+def _file_differences(locked: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+    """Of files that both know, or one alone."""
+    if not locked or not here:
+        return []
+    return [
+        f"{name} {'is not there' if name not in here else 'was not there' if name not in locked else 'differs'} "
+        f"(locked {locked.get(name, 'none')[:12]}, here {here.get(name, 'none')[:12]})"
+        for name in sorted(locked.keys() | here.keys())
+        if locked.get(name) != here.get(name)
+    ]
 
 
 def save_adapter(lora: LoRA, folder: Path, base: Base, lock: Lock) -> None:
@@ -51,8 +81,13 @@ def save_adapter(lora: LoRA, folder: Path, base: Base, lock: Lock) -> None:
     with new_folder(folder) as temporary:
         write_bytes(temporary / WEIGHTS_FILE, save(tensors, metadata={"format": "pt"}))
         write_json(temporary / CONFIG_FILE, _peft_config(lora, base))
-        write_json(temporary / LOCK_FILE, {field: getattr(lock, field) for field in Lock.__slots__})
+        write_json(temporary / LOCK_FILE, lock_json(lock))
         write_text(temporary / TEMPLATE_FILE, base.renderer.template)
+
+
+def lock_json(lock: Lock) -> dict[str, Any]:
+    """As its file holds it."""
+    return {name: getattr(lock, name) for name in Lock.__slots__}
 
 
 def _peft_config(lora: LoRA, base: Base) -> dict[str, Any]:
@@ -109,9 +144,15 @@ def read_lock(folder: Path) -> Lock | None:
         lock = Lock(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError) as exc:
         raise AdapterError(f"adapter in {str(folder)!r}: {LOCK_FILE} cannot be read ({exc}): restore it") from exc
-    if not all(isinstance(getattr(lock, name), str | None if name == "quantisation" else str) for name in Lock.__slots__):
+    kinds: dict[str, Any] = {"quantisation": str | None, **dict.fromkeys(MAPPINGS, dict)}
+    if not all(isinstance(getattr(lock, name), kinds.get(name, str)) for name in Lock.__slots__) or not _hold_texts(lock):
         raise AdapterError(f"adapter in {str(folder)!r}: {LOCK_FILE} holds other things than names and digests: restore it")
     return lock
+
+
+def _hold_texts(lock: Lock) -> bool:
+    found = (lock.base_files, lock.tokenizer_files, lock.libraries)
+    return all(isinstance(value, str) for mapping in found for value in mapping.values())
 
 
 def load_adapter(folder: Path, base: Base) -> LoRA:
@@ -122,11 +163,9 @@ def load_adapter(folder: Path, base: Base) -> LoRA:
     """
     config = read_peft_config(folder)
     lock = read_lock(folder)
-    if lock is not None and lock.base_digest != base.digest:
-        raise AdapterError(
-            f"adapter in {str(folder)!r} was made for base {lock.base_name!r} ({lock.base_digest[:12]}), "
-            f"not for {base.name!r} ({base.digest[:12]}): load it on its own base"
-        )
+    if lock is not None and (different := lock.differences(base)):
+        shown = "; ".join(different[:MAX_SHOWN]) + (f"; and {len(different) - MAX_SHOWN} more" if len(different) > MAX_SHOWN else "")
+        raise AdapterError(f"adapter in {str(folder)!r} was {shown}: load it on its own base")
     tensors = _read_tensors(folder, base)
     pairs, problems = _pair(tensors)
     problems += _misfits(pairs, base.layers, config)

@@ -28,6 +28,10 @@ from lorimer.model.shipped import MANIFEST, SHIPPED, prepare
 from lorimer.storage import digest_of, digest_of_file
 
 NUM_PROBE_TOKENS = 4
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt",
+)  # fmt: skip
 SHARE_IN_FEW_BITS: dict[Quantisation, float] = {"int8": 0.55, "nf4": 0.35}  # of 16 bits, the head and embeddings as they are
 
 
@@ -58,6 +62,9 @@ class Base:
 
     def __init__(self, *, name: str, digest: str, model: PreTrainedModel, tokenizer: Any) -> None:
         self.name, self.digest = name, digest
+        self.files: Mapping[str, str] = {}
+        """SHA-256 of the files its digest is taken of, by name; of one made in memory, none."""
+        self.tokenizer_files: Mapping[str, str] = {}
         self.model = model.eval().requires_grad_(False)
         self.renderer = Renderer(tokenizer, end_ids=end_ids_of(model))
         expected = _probe(model)
@@ -221,14 +228,15 @@ def load_base(name: str, *, dtype: torch.dtype | None = None, quantisation: Quan
     """
     folder, machine = find_base(name), probe()
     _refuse_too_large(name, folder, machine, quantisation)
-    digest = digest_of_base(folder)
+    files = digests_of_base(folder)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype or machine.dtype, attn_implementation=IMPLEMENTATION, use_safetensors=True
     )
-    base = Base(name=name, digest=digest, model=model.to(machine.device), tokenizer=tokenizer)
+    base = Base(name=name, digest=digest_of(files), model=model.to(machine.device), tokenizer=tokenizer)
+    base.files, base.tokenizer_files = files, digests_of_tokenizer(folder)
     if quantisation is not None:
         base.quantise(quantisation)
     give_back_freed_memory()
@@ -315,6 +323,11 @@ def digests_of_base(folder: Path) -> dict[str, str]:
                 "delete the folder and run again"
             )
     return found
+
+
+def digests_of_tokenizer(folder: Path) -> dict[str, str]:
+    """SHA-256 of each of a base's tokenizer files that it has, by name; its chat template has a digest of its own."""
+    return {name: digest_of_file(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file()}
 
 
 def replace_linears(model: PreTrainedModel, routing: Routing) -> dict[str, LoRALinear]:

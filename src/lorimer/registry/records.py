@@ -6,8 +6,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lorimer.evaluation.gates import Verdict
+from lorimer.registry.seal import Origin
 
-Action = Literal["register", "record_gate", "promote", "compose", "create_key", "revoke_key", "limit_tenant"]
+Action = Literal[
+    "register", "import", "record_gate", "compose", "merge", "export", "restore", "seal",
+    "promote", "override_gate", "rollback", "request_promotion", "approve", "reject", "protect_alias", "unprotect_alias",
+    "grant_role", "revoke_role", "trust_key", "distrust_key", "create_key", "revoke_key", "limit_tenant",
+]  # fmt: skip
+"""What can be done; who may do it is in roles.py."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +35,9 @@ class NewVersion:
     template_digest: str
     companions: Mapping[str, bytes] = field(default_factory=dict)
     """Files to keep beside those, by name, that are no part of what it is: `fingerprint.json`, what it answered when it was registered."""
+    origin: Origin = "registered"
+    parents: tuple[str, ...] = ()
+    """Of a merge: the digests of the adapters it was made of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +76,8 @@ class AdapterVersion:
     template_digest: str
     parts: tuple[VersionPart, ...] = ()
     """Of a composition: the adapters it is the sum of, by digest."""
+    parents: tuple[str, ...] = ()
+    """Of a merge: the digests of the adapters it was made of."""
     report_digest: str | None
     gate_digest: str | None
     gate_verdict: Verdict | None
@@ -112,3 +123,89 @@ class AuditEntry:
     reason: str
     details: dict[str, Any]
     """Digests, versions and verdicts; never content."""
+    previous: str
+    """The digest of the entry before."""
+    digest: str
+    """SHA-256 over all of the above."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON value that `--json` prints."""
+        return asdict(self)
+
+
+AliasAction = Literal["promote", "rollback"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AliasMove:
+    """One time that an alias was pointed at a version."""
+
+    adapter_name: str
+    alias: str
+    version: int
+    version_before: int | None
+    action: AliasAction
+    at: str
+    actor: str
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON value that `--json` prints."""
+        return asdict(self)
+
+
+RequestState = Literal["waiting", "approved", "rejected", "expired", "void"]
+"""`void`: what was asked for is no longer what would happen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromotionRequest:
+    """A promotion that waits for a second person, or has been decided; bound to these bytes and this gate result."""
+
+    id: str
+    adapter_name: str
+    alias: str
+    version: int
+    digest: str
+    gate_digest: str | None
+    overrides_gate: bool
+    reason: str
+    requested_at: str
+    requested_by: str
+    expires_at: str
+    state: RequestState
+    decided_at: str | None = None
+    decided_by: str | None = None
+    decision_reason: str | None = None
+
+    @property
+    def target(self) -> str:
+        """The alias as it is named everywhere: `helpdesk@champion`."""
+        return f"{self.adapter_name}@{self.alias}"
+
+    @property
+    def version_id(self) -> str:
+        """`helpdesk@v3`"""
+        return f"{self.adapter_name}@v{self.version}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON value that `--json` prints."""
+        return {**asdict(self), "adapter": self.version_id}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProtectedAlias:
+    """An alias that moves only with a second person's approval."""
+
+    adapter_name: str
+    """Empty: of every adapter."""
+    alias: str
+    days: int
+    """A request waits so long."""
+    protected_at: str
+    protected_by: str
+
+    @property
+    def id(self) -> str:
+        """`helpdesk@champion`, or `champion` alone: every adapter's."""
+        return f"{self.adapter_name}@{self.alias}" if self.adapter_name else self.alias

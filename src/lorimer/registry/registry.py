@@ -11,17 +11,20 @@ from typing import Any
 from sqlalchemy import Connection, Engine, RowMapping, Select, func, insert, select
 from sqlalchemy.exc import IntegrityError as UniqueViolation
 
+from lorimer.blobs import fetch, publish
 from lorimer.config import home
 from lorimer.database import begin_write
-from lorimer.errors import AdapterError, IntegrityError, NotFoundError, UsageError
+from lorimer.errors import IntegrityError, NotFoundError, UsageError
 from lorimer.evaluation.gates import GateResult, gate_from_json
 from lorimer.registry.audit import current_actor, now, record
 from lorimer.registry.records import Action, AdapterVersion, Alias, NewVersion, VersionPart
 from lorimer.registry.schema import adapter_versions, aliases, gate_results
-from lorimer.storage import digest_of, digest_of_file, new_folder, write_bytes
+from lorimer.registry.seal import FILES as FILES
+from lorimer.registry.seal import SEAL, Seal, hashes_of, make_seal, read_seal, refuse_links
+from lorimer.registry.seal import digest_of_folder as digest_of_folder
+from lorimer.registry.sealing import Seals, keep_seal
+from lorimer.storage import digest_of_file, new_folder, write_bytes
 
-FILES = ("adapter_model.safetensors", "adapter_config.json")
-"""What an adapter is; its digest is theirs."""
 COMPANIONS = ("adapter.lock.json", "chat_template.jinja")
 """Kept beside them where the source has them: what the adapter belongs to, and how it is spoken to."""
 FINGERPRINT = "fingerprint.json"
@@ -38,18 +41,21 @@ class Registry:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
-    def register(self, new: NewVersion, *, actor: str | None = None) -> AdapterVersion:
+    def register(
+        self, new: NewVersion, *, actor: str | None = None, action: Action = "register", more: Mapping[str, Any] | None = None
+    ) -> AdapterVersion:
         """Keep an adapter's files and give it the next version of its name; the same bytes under the same name are one version.
 
         Raises:
             UsageError: if the name cannot be one.
             AdapterError: if files are missing, or symbolic links.
             IntegrityError: if other bytes lie where these belong.
+            AccessError: if the actor may not.
         """
         check_name(new.name)
         digest = digest_of_folder(new.source)
-        _refuse_links(new.source, COMPANIONS)
-        path = _keep_files(new, digest)
+        refuse_links(new.source, COMPANIONS)
+        path, seal = self._keep_files(new, digest, actor)
         draft = AdapterVersion(
             name=new.name,
             version=0,
@@ -65,6 +71,7 @@ class Registry:
             num_bytes=sum((path / file).stat().st_size for file in FILES),
             path=path,
             template_digest=new.template_digest,
+            parents=new.parents,
             report_digest=None,
             gate_digest=None,
             gate_verdict=None,
@@ -74,16 +81,22 @@ class Registry:
         details = {"digest": digest, "base_digest": new.base_digest, "dataset_digest": new.dataset_digest, "run_id": new.run_id}
         if (path / FINGERPRINT).is_file():
             details["fingerprint_digest"] = digest_of_file(path / FINGERPRINT)
-        return self.keep(draft, action="register", details=details, actor=actor)
+        details |= {"manifest_digest": seal.manifest_digest, "key_id": seal.key_id}
+        return self.keep(draft, action=action, details={**details, **(more or {})}, actor=actor, seal=seal)
 
-    def keep(self, draft: AdapterVersion, *, action: Action, details: Mapping[str, Any], actor: str | None = None) -> AdapterVersion:
+    def keep(
+        self, draft: AdapterVersion, *, action: Action, details: Mapping[str, Any], actor: str | None = None, seal: Seal | None = None
+    ) -> AdapterVersion:
         """Give a version, whose number is still open, the next one of its name; the same digest under the same name is one version."""
         actor = actor or current_actor()
         num_tries = 0
         while True:
             try:
                 with begin_write(self.engine) as connection:
-                    return self._add_version(connection, replace(draft, created_by=actor), action, details)
+                    version = self._add_version(connection, replace(draft, created_by=actor), action, details)
+                    if seal is not None:
+                        keep_seal(connection, seal, actor=actor, is_told=False)
+                    return version
             except UniqueViolation:  # another process took the number, or registered the same bytes
                 num_tries += 1
                 if num_tries == MAX_TRIES:
@@ -100,6 +113,12 @@ class Registry:
                 f"the gate judged adapter {result.candidate_digest[:12]} on base {result.base_digest[:12]}, but {version.id} is "
                 f"{version.digest[:12]} on {version.base_digest[:12]}: evaluate {version.id} itself"
             )
+        try:
+            return self._record_gate(result, version, actor)
+        except UniqueViolation:  # another process recorded the same result at the same moment: now it is there
+            return self._record_gate(result, version, actor)
+
+    def _record_gate(self, result: GateResult, version: AdapterVersion, actor: str | None) -> AdapterVersion:
         with begin_write(self.engine) as connection:
             known = connection.execute(select(gate_results.c.id).where(gate_results.c.digest == result.digest)).first()
             if known is None:
@@ -182,14 +201,37 @@ class Registry:
                 self.verify_files(self.find_digest(part.digest))
             return
         try:
-            found = digest_of_folder(version.path)
-        except AdapterError as exc:
-            raise IntegrityError(f"the files of {version.id} are gone: {exc}") from exc
-        if found != version.digest:
+            Seals(self.engine).verify(version.digest, version.path)
+        except IntegrityError as exc:
             raise IntegrityError(
-                f"the files of {version.id} in {str(version.path)!r} have digest {found[:12]}, registered was {version.digest[:12]}: "
-                "they were changed after registration; restore them or register the new ones"
-            )
+                f"the files of {version.id} in {str(version.path)!r} are not those that were registered: {exc}; "
+                "they were changed after registration: restore them or register the new ones"
+            ) from exc
+
+    def _keep_files(self, new: NewVersion, digest: str, actor: str | None) -> tuple[Path, Seal]:
+        """Copy an adapter and its companions to the folder named by its digest, sealed; what is there already is seen to be the same."""
+        path, seals = folder_of(digest), Seals(self.engine)
+        signer = seals.open_signer(actor or current_actor(), "register")
+        if path.is_symlink():
+            raise IntegrityError(f"{str(path)!r} is a symbolic link, adapters lie there themselves: remove it, try again")
+        if not fetch(path) and not path.is_dir():  # what other homes added is there before it is sealed anew
+            with new_folder(path) as folder:
+                for file in (*FILES, *(name for name in COMPANIONS if (new.source / name).is_file())):
+                    shutil.copy(new.source / file, folder / file)
+                for file, data in new.companions.items():
+                    write_bytes(folder / file, data)
+                write_bytes(folder / SEAL, make_seal(hashes_of(folder), new.origin, signer))
+        try:
+            seals.verify(digest, path)
+            seal = read_seal(path)
+            if seal is None or any(not (path / file).is_file() for file in new.companions):
+                seal = seals.add(digest, path, new.companions, actor=actor)  # the same bytes were registered before these were kept
+        except IntegrityError as exc:
+            raise IntegrityError(
+                f"{str(path)!r} does not hold adapter {digest[:12]} as it was sealed: {exc}; remove the folder, try again"
+            ) from exc
+        publish(path)
+        return path, seal
 
     def _add_version(self, connection: Connection, draft: AdapterVersion, action: Action, details: Mapping[str, Any]) -> AdapterVersion:
         """Insert one row and its audit entry, unless the same bytes are there already."""
@@ -244,42 +286,6 @@ def folder_of(digest: str) -> Path:
     return home() / "adapters" / digest[:16]
 
 
-def digest_of_folder(path: Path) -> str:
-    """The digest of an adapter: SHA-256 over its two files' names and SHA-256.
-
-    Raises:
-        AdapterError: if one is missing, or is elsewhere: what a link points at can change without the folder's knowing.
-    """
-    if missing := [file for file in FILES if not (path / file).is_file()]:
-        raise AdapterError(f"{str(path)!r} is not an adapter's folder: {' and '.join(missing)} missing; give the folder a run has written")
-    _refuse_links(path, FILES)
-    return digest_of({file: digest_of_file(path / file) for file in FILES})
-
-
-def _refuse_links(path: Path, files: Iterable[str]) -> None:
-    if links := [file for file in files if (path / file).is_symlink()]:
-        raise AdapterError(f"{' and '.join(links)} in {str(path)!r} are symbolic links: put the files themselves there (`cp -rL`)")
-
-
-def _keep_files(new: NewVersion, digest: str) -> Path:
-    """Copy an adapter and its companions to the folder named by its digest, unless they are there."""
-    path = folder_of(digest)
-    if path.is_symlink():
-        raise IntegrityError(f"{str(path)!r} is a symbolic link, adapters lie there themselves: remove it, try again")
-    if not path.is_dir():
-        with new_folder(path) as folder:
-            for file in (*FILES, *(name for name in COMPANIONS if (new.source / name).is_file())):
-                shutil.copy(new.source / file, folder / file)
-            for file, data in new.companions.items():
-                write_bytes(folder / file, data)
-    for file, data in new.companions.items():
-        if not (path / file).is_file():  # the same bytes were registered before these were kept
-            write_bytes(path / file, data)
-    if digest_of_folder(path) != digest:
-        raise IntegrityError(f"{str(path)!r} holds other bytes than adapter {digest[:12]}: they were changed; remove the folder, try again")
-    return path
-
-
 def _select_versions() -> Select[Any]:
     """Versions with the newest gate result of their bytes on their base, by name, newest first."""
     gates, columns = gate_results.c, adapter_versions.c
@@ -294,12 +300,17 @@ def _select_versions() -> Select[Any]:
 
 def _version_from_row(row: RowMapping) -> AdapterVersion:
     parts = tuple(VersionPart(**part) for part in row["parts"] or ())
-    return AdapterVersion(**{**row, "path": home() / row["path"], "parts": parts})
+    return AdapterVersion(**{**row, "path": home() / row["path"], "parts": parts, "parents": tuple(row["parents"] or ())})
 
 
 def _row_of(version: AdapterVersion) -> dict[str, Any]:
     row = {column.name: getattr(version, column.name) for column in adapter_versions.columns}
-    return {**row, "path": str(version.path.relative_to(home())), "parts": [part.to_json() for part in version.parts] or None}
+    return {
+        **row,
+        "path": str(version.path.relative_to(home())),
+        "parts": [part.to_json() for part in version.parts] or None,
+        "parents": list(version.parents) or None,
+    }
 
 
 def _match_digest(name: str, prefix: str, versions: Sequence[AdapterVersion]) -> AdapterVersion:

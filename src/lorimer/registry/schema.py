@@ -1,9 +1,10 @@
-"""The tables of the registry and of those who may ask, as queries name them.
+"""The tables of the registry, of those who decide in it and of those who may ask, as queries name them.
 
 They are made by `migrations/versions`, and a test holds the two equal.
 """
 
 from sqlalchemy import (
+    CHAR,
     JSON,
     BigInteger,
     Boolean,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData()
@@ -42,6 +44,7 @@ adapter_versions = Table(
     Column("path", Text, nullable=False),  # below the home folder, which may move
     Column("template_digest", DIGEST, nullable=False),
     Column("parts", JSON(none_as_null=True)),  # of a composition: the adapters it is the sum of; null for those with files of their own
+    Column("parents", JSON(none_as_null=True)),  # of a merge: the digests of the adapters it was made of
     Column("created_at", TIME, nullable=False),
     Column("created_by", Text, nullable=False),
     UniqueConstraint("name", "digest", name="uq_adapter_versions_name_digest"),
@@ -76,6 +79,22 @@ gate_results = Table(
     sqlite_autoincrement=True,
 )
 
+exports = Table(
+    "exports",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("adapter_digest", DIGEST, nullable=False),
+    Column("adapter", Text, nullable=False),  # what it was called: `helpdesk@v3`
+    Column("target", String(16), nullable=False),
+    Column("place", Text, nullable=False),
+    Column("content_digest", DIGEST, nullable=False),
+    Column("left_platform", Boolean, nullable=False),
+    Column("exported_at", TIME, nullable=False),
+    Column("exported_by", Text, nullable=False),
+    Index("ix_exports_adapter_digest", "adapter_digest"),
+    sqlite_autoincrement=True,
+)
+
 audit = Table(
     "audit",
     metadata,
@@ -86,8 +105,112 @@ audit = Table(
     Column("subject", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("details", JSON, nullable=False),
+    Column("previous", DIGEST, nullable=False, server_default=text("''")),  # the digest of the entry before
+    Column("digest", DIGEST, nullable=False, server_default=text("''")),  # of all of the entry, `previous` too
     Index("ix_audit_subject", "subject"),
     sqlite_autoincrement=True,
+)
+
+audit_heads = Table(
+    "audit_heads",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # 1: there is one
+    Column("sequence", Integer, nullable=False),  # the newest entry's id
+    Column("digest", DIGEST, nullable=False),
+    Column("key_id", DIGEST, nullable=False),  # empty, as the signature, where an upgrade has computed the chain
+    Column("signature", Text, nullable=False),
+)
+
+trusted_keys = Table(
+    "trusted_keys",
+    metadata,
+    Column("key_id", DIGEST, primary_key=True),  # SHA-256 of the public key
+    Column("public_key", Text, nullable=False),  # 32 bytes, base64
+    Column("name", Text, nullable=False),
+    Column("added_at", TIME, nullable=False),
+    Column("added_by", Text, nullable=False),
+    Column("removed_at", TIME),
+)
+
+seals = Table(
+    "seals",
+    metadata,
+    Column("id", Integer, primary_key=True),  # the highest of an adapter is the newest
+    Column("adapter_digest", DIGEST, nullable=False),
+    Column("manifest_digest", DIGEST, nullable=False),  # of the signed statement: which files, with which SHA-256
+    Column("key_id", DIGEST, nullable=False),
+    Column("origin", String(32), nullable=False),
+    Column("sealed_at", TIME, nullable=False),
+    Column("sealed_by", Text, nullable=False),
+    UniqueConstraint("adapter_digest", "manifest_digest", "key_id", name="uq_seals_manifest"),
+    sqlite_autoincrement=True,
+)
+
+roles = Table(
+    "roles",
+    metadata,
+    Column("actor", String(200), primary_key=True),
+    Column("role", String(12), nullable=False),
+    Column("granted_at", TIME, nullable=False),
+    Column("granted_by", Text, nullable=False),
+)
+
+protected_aliases = Table(
+    "protected_aliases",
+    metadata,
+    Column("adapter_name", NAME, primary_key=True),  # empty: of every adapter
+    Column("alias", NAME, primary_key=True),
+    Column("days", Integer, nullable=False),  # a request waits so long
+    Column("protected_at", TIME, nullable=False),
+    Column("protected_by", Text, nullable=False),
+)
+
+promotion_requests = Table(
+    "promotion_requests",
+    metadata,
+    Column("id", String(12), primary_key=True),
+    Column("adapter_name", NAME, nullable=False),
+    Column("alias", NAME, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("digest", DIGEST, nullable=False),  # what is asked for is these bytes,
+    Column("gate_digest", String(64)),  # past this gate result; null where there was none, which only an override passes
+    Column("overrides_gate", Boolean, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("requested_at", TIME, nullable=False),
+    Column("requested_by", Text, nullable=False),
+    Column("expires_at", TIME, nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("decided_at", TIME),
+    Column("decided_by", Text),
+    Column("decision_reason", Text),
+    ForeignKeyConstraint(
+        ["adapter_name", "version"], ["adapter_versions.name", "adapter_versions.version"], name="fk_promotion_requests_adapter_versions"
+    ),
+)
+
+alias_history = Table(
+    "alias_history",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("adapter_name", NAME, nullable=False),
+    Column("alias", NAME, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("version_before", Integer),
+    Column("action", String(32), nullable=False),
+    Column("at", TIME, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Index("ix_alias_history_alias", "adapter_name", "alias"),
+    sqlite_autoincrement=True,
+)
+
+subjects = Table(
+    "subjects",
+    metadata,
+    Column("subject", Text, primary_key=True),
+    Column("key", CHAR(32), nullable=False),  # random: what rows carry in the person's stead; destroyed with the row
+    Column("created_at", TIME, nullable=False),
+    UniqueConstraint("key", name="uq_subjects_key"),
 )
 
 tenants = Table(

@@ -13,6 +13,7 @@ from fastapi.responses import PlainTextResponse
 from pydantic import Field
 
 from lorimer.errors import AdapterError, EngineError, IntegrityError, QuarantineError, UnavailableError, UnsupportedError
+from lorimer.registry.roles import actor_of_key
 from lorimer.serving.access import require_admin
 from lorimer.serving.backend import Backend
 from lorimer.serving.body import RequestPart, Text
@@ -54,7 +55,7 @@ def add_admin_routes(app: FastAPI, worker: Backend) -> None:
             await worker.load(adapter.digest, adapter.folder)
         except (AdapterError, IntegrityError, EngineError) as exc:
             raise _explain(exc, adapter, worker) from exc
-        logger.info("key %r loaded %s", request.state.key_prefix, adapter.id)
+        logger.info("%s loaded %s", actor_of_key(request.state.key_prefix), adapter.id)
         return PlainTextResponse(f"Success: LoRA adapter '{adapter.id}' added successfully.")
 
     @app.post("/v1/unload_lora_adapter", responses=TEXT | ADMIN_ERRORS, response_class=PlainTextResponse, dependencies=ADMIN)
@@ -65,7 +66,7 @@ def add_admin_routes(app: FastAPI, worker: Backend) -> None:
             is_free = await worker.unload(adapter.digest)
         except EngineError as exc:
             raise _explain(exc, adapter, worker) from exc
-        logger.info("key %r unloaded %s", request.state.key_prefix, adapter.id)
+        logger.info("%s unloaded %s", actor_of_key(request.state.key_prefix), adapter.id)
         when = "removed successfully" if is_free else "is removed when the requests that use it have ended"
         return PlainTextResponse(f"Success: LoRA adapter '{adapter.id}' {when}.")
 

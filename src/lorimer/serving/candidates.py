@@ -34,8 +34,8 @@ from lorimer.inference.sequence import Sequence as EngineSequence
 from lorimer.model.chat import Rendered, Renderer
 from lorimer.registry.records import AdapterVersion
 from lorimer.registry.registry import CHAMPION, Registry
+from lorimer.registry.sealing import Seals
 from lorimer.serving.worker import EngineWorker
-from lorimer.storage import write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class Candidates:
         try:
             rows = _render_some(version, self.base.renderer)
             profile = make_profile(self._states(prompts_of(rows), OWN_TENANT))
-            write_bytes(version.path / ROUTING_FILE, profile_to_bytes(profile, self.base.digest))
+            Seals(self.registry.engine).add(version.digest, version.path, {ROUTING_FILE: profile_to_bytes(profile, self.base.digest)})
         except (LorimerError, OSError) as exc:
             logger.warning("nothing is routed to %s: where its training prompts lie is not known (%s)", version.id, exc)
             return

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from lorimer.errors import EngineError, IntegrityError, LorimerError, QuarantineError, StorageError
+from lorimer.errors import EngineError, IntegrityError, LorimerError, QuarantineError
 from lorimer.inference.composition import alone
 from lorimer.inference.engine import Engine
-from lorimer.inference.fingerprint import Fingerprint, Prober, norms_of, read_fingerprint, write_fingerprint
+from lorimer.inference.fingerprint import FINGERPRINT_FILE, Fingerprint, Prober, norms_of, read_fingerprint
 from lorimer.model.adapter import load_adapter, read_lock
 from lorimer.model.lora import LoRA
 from lorimer.model.machine import give_back_threads
-from lorimer.registry.registry import FILES, digest_of_folder
+from lorimer.registry.seal import require_files
+from lorimer.registry.sealing import Seals
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +44,8 @@ class Reading:
 class AdapterLoader:
     """Brings adapters into an engine's pool. All but reading happens in the engine's thread."""
 
-    def __init__(self, engine: Engine, between_steps: Callable[[Command], None]) -> None:
-        self.base, self.pool, self.between_steps = engine.base, engine.adapters, between_steps
+    def __init__(self, engine: Engine, between_steps: Callable[[Command], None], seals: Seals) -> None:
+        self.base, self.pool, self.between_steps, self.seals = engine.base, engine.adapters, between_steps, seals
         self.prober = Prober(engine.base, engine.decoder, engine.logits)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="adapter-loader")
         self._waiting: dict[str, list[Done]] = {}  # by the digest that is being read
@@ -90,19 +91,18 @@ class AdapterLoader:
         """Read an adapter and check it, in the loader's thread; the engine goes on meanwhile.
 
         Raises:
-            QuarantineError: if the files are not the registered ones, or what was recorded of them is not right.
+            QuarantineError: if the files are not those that were sealed, or what was recorded of them is not right.
             AdapterError: if the files are missing or do not fit the base.
         """
         state = state_of(folder)
-        if folder.is_symlink():
-            raise IntegrityError(f"{str(folder)!r} is a symbolic link, adapters lie there themselves: restore the folder")
-        found = digest_of_folder(folder)
-        if found != digest:
-            raise self._refusal(digest, f"its files have digest {found[:12]!r}, they were changed")
-        lora = load_adapter(folder, self.base)
-        if not {own for own in state if own[0] in FILES} <= set(state_of(folder)):
+        require_files(folder)
+        try:
+            self.seals.verify(digest, folder)
+        except IntegrityError as exc:
+            raise self._refusal(digest, f"{exc}; it was changed") from exc
+        lora, fingerprint = load_adapter(folder, self.base), self._read_fingerprint(digest, folder)
+        if not {own for own in state if not own[0].startswith(".")} <= set(state_of(folder)):
             raise IntegrityError(f"the files in {str(folder)!r} changed while they were read: try again")
-        fingerprint = self._read_fingerprint(digest, folder)
         return Reading(lora=self.pool.prepare(lora), norms=norms_of(lora, self.pool.dense_weight), fingerprint=fingerprint)
 
     def _read_and_rest(self, digest: str, folder: Path) -> Reading:
@@ -165,12 +165,18 @@ class AdapterLoader:
         if reading.fingerprint is None:
             fingerprint = self.prober.take(digest, reading.lora, reading.norms)
             logger.warning("adapter %s had no fingerprint: what it answers now is recorded as its own", digest[:12])
-            self._thread.submit(_keep, folder, fingerprint)
+            self._thread.submit(self._keep, digest, folder, fingerprint)
             return
         proof = self.prober.prove(digest, reading.lora, reading.norms, reading.fingerprint)
         if proof.reason is not None:
             raise self._refusal(digest, proof.reason)
         logger.info("adapter %s is proved: %.3g nats off, %.3g allowed", digest[:12], proof.difference, proof.allowed)
+
+    def _keep(self, digest: str, folder: Path, fingerprint: Fingerprint) -> None:
+        try:
+            self.seals.add(digest, folder, {FINGERPRINT_FILE: fingerprint.to_bytes()})
+        except (LorimerError, OSError) as exc:
+            logger.warning("the fingerprint of adapter %s was not kept: %s", digest[:12], exc)
 
     def _quarantine(self, digest: str, folder: Path, state: State, error: QuarantineError) -> None:
         """Remember why, for these files; the log is told once."""
@@ -200,10 +206,3 @@ def state_of(folder: Path) -> State:
     except OSError:
         return ()
     return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in files)
-
-
-def _keep(folder: Path, fingerprint: Fingerprint) -> None:
-    try:
-        write_fingerprint(folder, fingerprint)
-    except (StorageError, OSError) as exc:
-        logger.warning("the fingerprint of adapter %s was not kept: %s", fingerprint.adapter_digest[:12], exc)

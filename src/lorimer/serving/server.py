@@ -17,6 +17,7 @@ from lorimer.inference.engine import Engine, EngineConfig
 from lorimer.model.base import Base
 from lorimer.model.machine import give_back_threads
 from lorimer.registry.registry import Registry
+from lorimer.registry.sealing import Seals
 from lorimer.serving.app import GRACE_SECONDS, create_app
 from lorimer.serving.backend import Backend
 from lorimer.serving.keys import Keys
@@ -76,7 +77,7 @@ def open_worker(base: Base, config: EngineConfig | None = None, *, owns_base: bo
     if owns_base:
         engine.release_base()
     give_back_threads()  # those that read and packed the base; the engine's thread starts its own
-    return EngineWorker(engine)
+    return EngineWorker(engine, Seals(open_database()))
 
 
 def check_address(host: str, keys: Keys, *, no_keys: bool = False) -> None:

@@ -18,7 +18,7 @@ from lorimer.inference.fingerprint import Fingerprint, read_fingerprint
 from lorimer.inference.sampling import TokenScores
 from lorimer.inference.sequence import Sequence
 from lorimer.model.base_text import BaseText
-from lorimer.registry.registry import digest_of_folder
+from lorimer.registry.sealing import Seals
 from lorimer.serving.backend import NO_FOLDERS, Gauge, Progress
 from lorimer.serving.loading import State, state_of
 from lorimer.serving.turns import Turns
@@ -46,8 +46,8 @@ class VllmBackend:
 
     name = "the vLLM backend"
 
-    def __init__(self, wire: VllmWire, base: BaseText, status: Status, publish: Callable[[], None]) -> None:
-        self.wire, self.base, self.publish = wire, base, publish
+    def __init__(self, wire: VllmWire, base: BaseText, status: Status, publish: Callable[[], None], seals: Seals | None = None) -> None:
+        self.wire, self.base, self.publish, self.seals = wire, base, publish, seals or Seals()
         self.max_len, self.max_sequences = min(status.max_len, base.max_len), status.max_sequences
         self.turns = Turns(status.max_sequences)
         self.cache_usage = float("nan")
@@ -243,9 +243,10 @@ class VllmBackend:
             UnsupportedError: if vLLM does not serve such an adapter.
             QuarantineError: if nobody could tell whether vLLM applies it.
         """
-        found = digest_of_folder(folder)
-        if found != digest:
-            raise IntegrityError(f"the files in {str(folder)!r} have digest {found[:12]}, registered was {digest[:12]}: restore them")
+        try:
+            self.seals.verify(digest, folder)
+        except IntegrityError as exc:
+            raise IntegrityError(f"the files in {str(folder)!r} are not those of adapter {digest[:12]}: {exc}; restore them") from exc
         refuse_unserved(digest, folder, status.max_rank)
         try:
             fingerprint = read_fingerprint(folder)

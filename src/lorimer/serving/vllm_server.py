@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorimer.blobs import fetch
 from lorimer.config import home
 from lorimer.errors import EngineError, LorimerError
 from lorimer.model.base import digests_of_base, find_base
 from lorimer.model.base_text import BaseText, read_base_text
 from lorimer.model.machine import probe
 from lorimer.registry.registry import Registry
+from lorimer.registry.sealing import Seals
 from lorimer.serving.vllm_backend import VllmBackend
 from lorimer.serving.vllm_launch import Launch, Supervisor, manifest_path, plan_launch, supervised
 from lorimer.serving.vllm_manifest import Listed, Manifest
@@ -38,6 +40,8 @@ class Served:
         """
         adapters: dict[str, Listed] = {}
         for version in self.registry.list_versions():
+            if not version.path.is_dir():
+                fetch(version.path)  # vLLM reads folders, and knows no store
             known = adapters.get(version.digest)
             bases = (*known.bases, version.base_digest) if known else (version.base_digest,)
             adapters[version.digest] = Listed(folder=version.path, bases=tuple(dict.fromkeys(bases)))
@@ -87,7 +91,7 @@ def open_backend(served: Served, url: str, key: str) -> VllmBackend:
             f"vLLM at {url!r} serves base {status.base_digest[:12]}, not {served.base.name!r} ({served.base.digest[:12]}): "
             "start it with that one, or name the other with --base"
         )
-    return VllmBackend(connect(url, key), served.base, status, served.publish)
+    return VllmBackend(connect(url, key), served.base, status, served.publish, Seals(served.registry.engine))
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from lorimer.errors import EngineError, LorimerError
 from lorimer.inference.engine import Engine
 from lorimer.inference.sequence import Sequence
 from lorimer.model.base_text import text_of
+from lorimer.registry.sealing import Seals
 from lorimer.serving.backend import NO_FOLDERS, Gauge, Progress
 from lorimer.serving.loading import AdapterLoader, Command, settle
 
@@ -47,11 +48,11 @@ class EngineWorker:
 
     name = "the embedded engine"
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, seals: Seals | None = None) -> None:
         self.engine = engine
         self.base = text_of(engine.base)
         self._commands: SimpleQueue[Command] = SimpleQueue()
-        self.loader = AdapterLoader(engine, self._commands.put)
+        self.loader = AdapterLoader(engine, self._commands.put, seals or Seals())
         self._submissions: dict[int, Submission] = {}  # by sequence id, from submission to end
         self._asked = set[Future[Any]]()  # what else waits for the thread
         self._lock = threading.Lock()

@@ -3,14 +3,18 @@
 How runs begin is in active.py, the steps are in loop.py, looks at the validation split in validation.py, a run's folder in runs.py.
 """
 
+import contextlib
+import platform
 import resource
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from lorimer import __version__
 from lorimer.errors import TrainingError
 from lorimer.model.adapter import Lock, load_adapter, save_adapter
 from lorimer.model.base import Base
@@ -26,6 +30,8 @@ from lorimer.training.runs import Run, State, is_cancelled, write_state
 from lorimer.training.validation import Validation, keep_best, validate, verify_saved
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
+LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "bitsandbytes")
+"""What an adapter's bytes may depend on: their versions are in its lock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,7 +216,21 @@ def _lock(run: Run, base: Base) -> Lock:
         dataset_digest=run.dataset_digest,
         run_id=run.id,
         quantisation=base.quantisation,
+        base_files=base.files,
+        tokenizer_files=base.tokenizer_files,
+        recipe={"given": run.recipe.model_dump(mode="json"), "resolved": run.plan.decisions},
+        seeds={"training": run.plan.seed},
+        libraries=_versions(),
     )
+
+
+def _versions() -> dict[str, str]:
+    """Of those that are installed."""
+    found = {"lorimer": __version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _end(own: Active, state: State, **more: Any) -> None:
