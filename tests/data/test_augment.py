@@ -183,7 +183,8 @@ def test_augmentation_stops_at_its_tokens(dataset: Dataset, server: Endpoint) ->
 def test_useless_paraphrases_leave_no_dataset(dataset: Dataset, server: Endpoint) -> None:
     server.reply = lambda question, index: say(question.upper())
     with pytest.raises(DataError, match="says the same"):
-        make(dataset, server)
+        make(dataset, server, max_rows=2)
+    assert len(server.requests) == 20
 
 
 def test_augmentation_does_not_paraphrase_paraphrases(dataset: Dataset, server: Endpoint) -> None:

@@ -26,6 +26,8 @@ from lorimer.storage import append_jsonl, digest_of, read_jsonl
 
 MAX_SHARE = 0.5
 DEFAULT_MAX_TOKENS = 1_000_000
+TRIES_PER_ROW, MIN_TRIES = 3, 20
+"""Questions asked at most for one row that is wanted: a model that cannot paraphrase must not be asked a whole dataset."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,7 @@ def augment(dataset: Dataset, endpoint: ChatEndpoint, settings: Augmentation, *,
     made: list[Example] = []
     refused: Counter[str] = Counter()
     num_tokens = 0
-    for parent, reply in _replies(parents, endpoint, settings, kept):
+    for parent, reply in _replies(parents[: max(MIN_TRIES, TRIES_PER_ROW * wanted)], endpoint, settings, kept):
         num_tokens += reply.num_tokens
         example, reason = make_row(parent, reply.text, settings.model, guard)
         if example is None:
