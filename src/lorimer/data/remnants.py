@@ -38,7 +38,8 @@ SELF = re.compile(
     r"\bas a large language model\b|\bI am (?:only )?an ai (?:language )?model\b",
     re.IGNORECASE,
 )
-HINT = re.compile(r"[{}<>\[#]|%\(|lorem|dolor|goes here|text here|an ai|artificial|my (?:know|train)|large lang|below is", re.IGNORECASE)
+SIGNS = ("{", "<", "[", "#", "%(", "${")
+PHRASES = ("lorem", "dolor", "goes here", "text here", "an ai", "artificial", "my know", "my train", "large lang", "below is")
 CODE = re.compile(
     r"```|^\s*(?:def |class |import |from \w+ import|function |const |let |var |public |#include|SELECT )|=>|\);\s*$|f[\"'][^\"']*\{",
     re.MULTILINE,
@@ -62,7 +63,7 @@ class TemplateRemnants:
 
     def __call__(self, example: Example) -> Judged:
         """Judge one row: markers in any text, the others in what is learned."""
-        if not any(HINT.search(text) for text in passages(example)):
+        if not any(map(_has_hint, passages(example))):
             return Judged(example)
         markers = list(dict.fromkeys(match[0].strip() for text in passages(example) for match in MARKER.finditer(text)))
         said = find_remnants(learned(example))
@@ -83,8 +84,16 @@ def strip_markers(text: str) -> str:
 
 def find_remnants(text: str) -> list[str]:
     """What stands in a text that nobody meant to say, in words for the card."""
-    if not HINT.search(text):
+    if not _has_hint(text):
         return []
     found = [] if CODE.search(text) else [f"placeholder {match[0]}" for match in PLACEHOLDER.finditer(text)]
     found += [f"filler {match[0].lower()!r}" for match in FILLER.finditer(text)]
     return found + [f"a model speaks of itself: {match[0]!r}" for match in SELF.finditer(text)]
+
+
+def _has_hint(text: str) -> bool:
+    """Whether anything is worth looking for: most texts have none of these."""
+    if any(sign in text for sign in SIGNS):
+        return True
+    lowered = text.lower()
+    return any(phrase in lowered for phrase in PHRASES)
