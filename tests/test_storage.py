@@ -9,7 +9,17 @@ import pytest
 
 from lorimer import storage
 from lorimer.errors import IntegrityError, StorageError
-from lorimer.storage import append_jsonl, copy_checked, digest_of, new_folder, read_jsonl, require_free_bytes, write_bytes, write_jsonl
+from lorimer.storage import (
+    append_jsonl,
+    copy_checked,
+    digest_of,
+    new_folder,
+    read_jsonl,
+    require_free_bytes,
+    scratch_folder,
+    write_bytes,
+    write_jsonl,
+)
 
 
 def no_space(*_: Any, **__: Any) -> None:
@@ -77,3 +87,19 @@ def test_joined_parts_with_another_checksum_are_refused(tmp_path: Path) -> None:
 def test_too_little_space_is_said_before_writing(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="needs 1000000000000 MB"):
         require_free_bytes(tmp_path / "not" / "there", 10**18, "it")
+
+
+def test_scratch_folder_is_gone_however_it_ends_and_old_ones_are_cleared(tmp_path: Path) -> None:
+    old, new = tmp_path / ".scratch.old", tmp_path / ".scratch.new"
+    old.mkdir()
+    new.mkdir()
+    os.utime(old, (0, 0))
+
+    def fail() -> None:
+        with scratch_folder(tmp_path) as folder:
+            (folder / "rows").write_text("x")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".scratch")] == [".scratch.new"]

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +15,7 @@ from typing import IO, Any
 from lorimer.errors import IntegrityError, StorageError
 
 CHUNK_BYTES = 1 << 20
+SECONDS_A_DAY = 86_400
 
 
 def canonical_json(value: Any) -> bytes:
@@ -148,9 +150,13 @@ def new_file(path: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def scratch_folder(beside: Path) -> Iterator[Path]:
-    """A folder for what a long piece of work does not hold in memory; gone at its end, however it ends."""
+    """A folder for what a long piece of work does not hold in memory; gone at its end, or a day after a process that was killed."""
     with explain_disk_errors(beside):
         beside.mkdir(parents=True, exist_ok=True)
+        for left in beside.glob(".scratch.*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > SECONDS_A_DAY:
+                    shutil.rmtree(left, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(dir=beside, prefix=".scratch."))
     try:
         yield folder

@@ -148,8 +148,11 @@ def main() -> None:
             return
         except Exception as exc:  # the one that asked decides what becomes of it
             answer = (False, exc)
-        pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)
-        answers.flush()
+        try:
+            pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)
+            answers.flush()
+        except BrokenPipeError:  # nobody waits for it any more
+            os._exit(1)
 
 
 if __name__ == "__main__":
