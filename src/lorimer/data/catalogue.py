@@ -145,7 +145,7 @@ def _parameters(entry: Entry) -> list[inspect.Parameter]:
 def _default_of(parameter: inspect.Parameter, entry: Entry) -> Any:
     if parameter.default is inspect.Parameter.empty:
         return "required"
-    factories = {each.name: each.default_factory for each in fields(entry.make)} if is_dataclass(entry.make) else {}
+    factories: dict[str, Any] = {each.name: each.default_factory for each in fields(entry.make)} if is_dataclass(entry.make) else {}
     made = factories.get(parameter.name, MISSING)
     return _plain(parameter.default if made is MISSING else made())
 
