@@ -80,9 +80,9 @@ def rows_of(engine: Engine) -> dict[str, list[Any]]:
 
 
 def files_of(home: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(home).as_posix(): path.read_bytes() for path in home.rglob("*") if path.is_file() and "lorimer.db" not in path.name
-    }
+    own = {home / "audit", *home.glob("lorimer.db*")}  # the database, and what this home has seen of its audit chain
+    files = (path for path in home.rglob("*") if path.is_file() and not {path, path.parent} & own)
+    return {path.relative_to(home).as_posix(): path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
@@ -99,7 +99,7 @@ def test_everything_comes_back(filled: Registry, make_new: MakeNew, home: Path, 
     changed: dict[str, list[Any]] = {"audit": [], "audit_heads": []}  # by the restore's own entry
     assert {**found, **changed} == {**rows, **changed}
     assert check_audit(registry.engine).problems == ()
-    kept = {name: data for name, data in files.items() if not name.startswith(("answers", "audit", "runs/r1/checkpoints"))}
+    kept = {name: data for name, data in files.items() if not name.startswith(("answers", "runs/r1/checkpoints"))}
     assert kept == files_of(other)
     assert (other / "keys" / "other.pem").stat().st_mode & 0o777 == 0o600
     assert read_dataset("tickets").digest == dataset.digest

@@ -138,10 +138,10 @@ def test_base_weights_passed_off_as_the_adapter(
         ready = prepare(lora)
         return replace(ready, weights={name: replace(own, b=torch.zeros_like(own.b)) for name, own in ready.weights.items()})
 
-    monkeypatch.setattr(started.engine.adapters, "prepare", forget_b)  # files and digest are right, yet the base would answer
-    with pytest.raises(QuarantineError, match="it has no effect"):
-        ask(started, proved)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(started.engine.adapters, "prepare", forget_b)  # files and digest are right, yet the base would answer
+        with pytest.raises(QuarantineError, match="it has no effect"):
+            ask(started, proved)
     (proved.path / FINGERPRINT_FILE).touch()
     assert ask(started, proved)
 
