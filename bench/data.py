@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +38,18 @@ NUM_SYNTHETIC = 1_000_000
 CURATE = [sys.executable, "-c", "from lorimer.cli.main import main; main()", "data", "curate"]
 
 
-def read_products(name: str) -> list[tuple[str, str, bool]]:
-    """Pairs of records and whether they are the same product; of each record the values, without the names of its fields."""
+def read_products(name: str, *, names_only: bool = False) -> list[tuple[str, str, bool]]:
+    """Pairs of records and whether they are the same product; of each record all values, or what it is called."""
     pairs = []
     for line in (SHARED / "product_matching" / f"{name}.txt").read_text(encoding="utf-8").splitlines():
         left, right, label = line.split("\t")
-        pairs.append((_values(left), _values(right), label.strip() == "1"))
+        pairs.append((_values(left, names_only), _values(right, names_only), label.strip() == "1"))
     return pairs
 
 
-def _values(record: str) -> str:
-    return fold(" ".join(part.partition(" VAL ")[2] for part in record.split("COL ")))
+def _values(record: str, names_only: bool) -> str:
+    values = [part.partition(" VAL ")[2] for part in record.split("COL ")[1:]]
+    return fold(" ".join(values[:1] if names_only else values))
 
 
 def score(found: Sequence[bool], truth: Sequence[bool]) -> tuple[float, float]:
@@ -58,15 +60,15 @@ def score(found: Sequence[bool], truth: Sequence[bool]) -> tuple[float, float]:
 
 def bench_products() -> Iterator[Row]:
     """Precision and recall of true Jaccard on the labelled pairs, by kind of shingle and threshold."""
-    for name in PRODUCTS:
-        pairs = read_products(name)
+    for name, names_only in product(PRODUCTS, (False, True)):
+        pairs = read_products(name, names_only=names_only)
         truth = [same for *_, same in pairs]
         for unit, size in (("chars", 5), ("words", 1), ("words", 2)):
             for threshold in (0.5, 0.6, 0.7, 0.8):
                 how = Shingling(unit=unit, size=size, threshold=threshold)
                 found = [_jaccard(left, right, how) >= threshold for left, right, _ in pairs]
                 precision, recall = score(found, truth)
-                case = f"product_matching {name}, {size} {unit}, from {threshold}"
+                case = f"product_matching {name}, {'names' if names_only else 'records'}, {size} {unit}, from {threshold}"
                 yield Row(system="lorimer", case=case, metric="precision", value=precision, unit="share")
                 yield Row(system="lorimer", case=case, metric="recall", value=recall, unit="share")
 
