@@ -16,6 +16,7 @@ import os
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -284,8 +285,21 @@ def repeat(systems: Sequence[str], cases: Sequence[str]) -> list[Row]:
     return rows
 
 
+def repeats_of(rows: Sequence[Row]) -> list[list[Row]]:
+    """Each repeat's own rows: the machine's memory comes first in each."""
+    starts = [at for at, row in enumerate(rows) if (row.system, row.case) == ("machine", "memory")]
+    return [list(rows[start:stop]) for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True)]
+
+
+def median_ratios(rows: Sequence[Row]) -> dict[str, float | str | None]:
+    """The median of each repeat's ratios: memory is twice as fast in one hour as in another, so only what ran together compares."""
+    each = [ratios_of(repeat) for repeat in repeats_of(rows)]
+    found = {name: [value for ratios in each if isinstance(value := ratios[name], float)] for name in each[0]}
+    return {name: statistics.median(values) if values else None for name, values in found.items()}
+
+
 def ratios_of(rows: list[Row]) -> dict[str, float | str | None]:
-    """What the goals are stated in; None where something was not measured."""
+    """What the goals are stated in, of one repeat; None where something was not measured."""
     values = {(row.system, row.case, row.metric): row.value for row in rows}
 
     def quotient(one: tuple[str, str], other: tuple[str, str]) -> float | None:
@@ -351,8 +365,7 @@ def main() -> None:
     for number in range(args.repeats):
         keep_rows("serve", repeat(args.systems, args.cases))
         print(f"repeat {number + 1} of {args.repeats} measured", file=sys.stderr, flush=True)
-    medians = median_rows(kept_rows("serve"))
-    ratios = ratios_of(medians)
+    medians, ratios = median_rows(kept_rows("serve")), median_ratios(kept_rows("serve"))
     write_results("serve", medians, ratios)
     draw(medians)
     for name, ratio in ratios.items():
