@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lorimer.errors import ConfigError
 
@@ -121,6 +121,15 @@ class PreferenceRecipe(Strict):
     """How firmly it is held to the reference."""
 
 
+class PrivacyRecipe(Strict):
+    """How a person's rows can be taken out of what was learned (SISA, Bourtoule et al. 2021, arXiv:1912.03817)."""
+
+    mode: Literal["sharded"]
+    """Rows are dealt out by subject; each shard of them makes an adapter of its own, and all adapters together answer as one."""
+    shards: int = Field(4, ge=2, le=8)  # as many as answer together
+    """More of them: less is trained again when somebody's rows go, and each adapter has learned from fewer."""
+
+
 class Recipe(Strict):
     """One YAML file: what to train, on what, and what counts as success."""
 
@@ -146,6 +155,8 @@ class Recipe(Strict):
     """How the base is adapted; all but `lora`, `rslora`, `lora_plus` and `pissa` are there for comparison and are not served."""
     preference: PreferenceRecipe | None = None
     """Learn from chosen and rejected answers instead of from examples."""
+    privacy: PrivacyRecipe | None = None
+    """`sharded`, or `{mode: sharded, shards: 4}`: when somebody's rows are erased, one shard is trained again and not the whole."""
     rank: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] | None = None
     """`auto`: train high, then keep the smallest adapter that is not worse by more than `rank_margin`."""
     rank_margin: float = Field(0.02, gt=0, lt=1)
@@ -180,6 +191,11 @@ class Recipe(Strict):
     """Where metrics also go, beside the run's own folder."""
     price_per_hour: float | None = Field(None, gt=0)
     """What an hour of this machine costs, for the plan."""
+
+    @field_validator("privacy", mode="before")
+    @classmethod
+    def _read_privacy(cls, value: Any) -> Any:
+        return {"mode": value} if isinstance(value, str) else value
 
 
 def read_recipe(path: Path) -> Recipe:

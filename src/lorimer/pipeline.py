@@ -7,12 +7,13 @@ Every step yields what it made, so that the caller shows progress and decides wh
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lorimer.config import COMPARISON_METHODS, Recipe, home, read_recipe
 from lorimer.data.dataset import Dataset, read_dataset
+from lorimer.data.shards import write_shards
 from lorimer.database import open_database
 from lorimer.errors import ConfigError, TrainingError, UsageError
 from lorimer.evaluation.compare import ComparedRun, Comparison, refuse_unlike
@@ -33,10 +34,12 @@ from lorimer.model.chat import Rendered
 from lorimer.model.lora import LoRA
 from lorimer.model.machine import prepare_for_many_shapes, probe
 from lorimer.registry.audit import current_actor
+from lorimer.registry.compositions import compose_shards, composition_of
 from lorimer.registry.promotion import promote
 from lorimer.registry.records import AdapterVersion, Alias, NewVersion
 from lorimer.registry.registry import Registry, digest_of_folder
 from lorimer.registry.roles import check_role
+from lorimer.storage import read_json, write_json
 from lorimer.training.comparison import ComparisonEvent, num_bytes_in, result_folder, score_run, train_comparison
 from lorimer.training.contenders import Scores
 from lorimer.training.inputs import read_datasets
@@ -46,6 +49,8 @@ from lorimer.training.runs import Run, open_run, read_run, reopen_run, run_folde
 from lorimer.training.train import RunEvent, RunResult, train_run, train_runs
 
 EVALUATION_SEQUENCES = 96  # nobody waits for the first word, so wide batches: each step reads the base once for all of them
+SHARDS_FILE = "shards.json"
+"""In the run of a shard: which runs make which composition."""
 NEEDED = frozenset(("num_parameters", "seconds", "peak_bytes"))  # of what a finished run has noted, for comparing it
 
 Made = Dataset | Base | TrainingPlan | Run | RunEvent | ComparisonEvent | Task | Answer | EvalReport | GateResult | AdapterVersion | Alias
@@ -70,10 +75,10 @@ def build(recipe: Recipe) -> Iterator[Made]:
             base = made
         elif isinstance(made, Dataset):
             dataset = made
-        elif isinstance(made, AdapterVersion):
+        elif isinstance(made, AdapterVersion):  # of a sharded recipe, the last is the composition of the others
             version = made
     # 2) evaluate the saved files beside the base, and check the gate
-    for made in judge(recipe, dataset, base, name=version.name, folder=version.path):
+    for made in judge(recipe, dataset, base, version):
         yield made
     assert isinstance(made, GateResult)  # what `judge` ends with
     # 3) keep what the gate said, and promote: an alias moves only past a passed gate
@@ -88,10 +93,11 @@ def train_recipes(recipes: Sequence[Recipe], *, mode: Mode | None = None) -> Ite
     """Train one adapter, or several over one resident base, and register each that succeeds.
 
     `mode` says how several share their passes (strictly, if it is not given). A method that is there for comparison is trained alone,
-    and what it makes is not registered.
+    and what it makes is not registered. A sharded recipe makes an adapter of each shard, all in one strict pass, and a composition.
 
     Raises:
-        ConfigError: if the recipes do not share a base, or one of several, or one with a mode, is there for comparison.
+        ConfigError: if the recipes do not share a base, or one of several, or one with a mode, is there for comparison, or one cannot be
+            trained in shards.
         NotFoundError, DataError: if bases or datasets are missing or broken; all that are, as far as that is seen without loading them.
         TrainingError: if a single run cannot go on; in a pack the others go on, and the failure is yielded.
     """
@@ -100,23 +106,82 @@ def train_recipes(recipes: Sequence[Recipe], *, mode: Mode | None = None) -> Ite
         raise ConfigError(
             f"method {compared[0]!r} is there for comparison and is trained alone: leave out `--packed` (and `--strict`, where it is given)"
         )
+    if mode == "fused" and any(recipe.privacy for recipe in recipes):
+        raise ConfigError("a sharded recipe is trained strictly, so that one shard alone can be trained again: add `--strict`")
     datasets = read_datasets(recipes)
     yield from datasets
     if compared:
         yield from train_comparison(recipes[0], datasets[0])
         return
     check_role(open_database(), current_actor(), "register")  # not after hours of training
-    if len(recipes) > 1:
+    packs = [_deal(recipe, dataset) for recipe, dataset in zip(recipes, datasets, strict=True)]
+    if sum(map(len, packs)) > 1:
         prepare_for_many_shapes()
     base = _load_shared_base(recipes)
     yield base
     runs = list[Run]()
-    for recipe, dataset in zip(recipes, datasets, strict=True):
+    for recipe, dataset, pack in zip(recipes, datasets, packs, strict=True):
+        opened = yield from open_runs(pack, base)
+        if recipe.privacy:
+            name = recipe.name or dataset.name
+            note_shards(opened, name=name, dataset_name=dataset.name, dataset_digest=dataset.digest)
+        runs += opened
+    yield from train_and_register(runs, base, mode or "strict")
+    yield from compose_trained(runs)
+
+
+def _deal(recipe: Recipe, dataset: Dataset) -> list[tuple[Recipe, Dataset]]:
+    """What is trained for a recipe: itself, or one ordinary recipe for each of its shards."""
+    if recipe.privacy is None:
+        return [(recipe, dataset)]
+    as_curated = {"privacy": None, "columns": None, "system": None, "languages": None}
+    return [
+        (recipe.model_copy(update={**as_curated, "name": shard.name, "dataset": shard.name}), shard)
+        for shard in write_shards(dataset, recipe.name or dataset.name, recipe)
+    ]
+
+
+def open_runs(pack: Sequence[tuple[Recipe, Dataset]], base: Base) -> Generator[Made, None, list[Run]]:
+    """Plan each recipe and open its run; yields both, returns the runs."""
+    runs = list[Run]()
+    for recipe, dataset in pack:
         plan_ = plan(recipe, dataset, base)
         yield plan_
         runs.append(open_run(recipe, plan_, dataset, base))
         yield runs[-1]
-    yield from _train_and_register(runs, base, mode or "strict")
+    return runs
+
+
+def note_shards(runs: Sequence[Run], *, name: str, dataset_name: str, dataset_digest: str, kept: Sequence[str] = ()) -> None:
+    """Write into each shard's run what all of them make together; `kept` are the digests of shards that are there already."""
+    value = {"name": name, "dataset_name": dataset_name, "dataset_digest": dataset_digest, "kept": list(kept)}
+    for run in runs:
+        write_json(run.folder / SHARDS_FILE, {**value, "runs": [run.id for run in runs]})
+
+
+def compose_trained(runs: Sequence[Run], *, waits: bool = False) -> Iterator[AdapterVersion]:
+    """The composition of shards whose runs have all succeeded, once for each that some of `runs` belong to.
+
+    With `waits`, one of which runs are open yet is left for later.
+
+    Raises:
+        TrainingError: if a shard's run has not ended well.
+    """
+    registry = Registry(open_database())
+    notes = [read_json(run.folder / SHARDS_FILE) for run in runs if (run.folder / SHARDS_FILE).is_file()]
+    for note in {note["runs"][0]: note for note in notes}.values():
+        recorded = [read_run(run_id) for run_id in note["runs"]]
+        unfinished = [run["id"] for run in recorded if run["state"] != "succeeded"]
+        if unfinished and waits:
+            continue
+        if unfinished:
+            raise TrainingError(
+                f"{note['name']!r} is not composed: {len(unfinished)} of its {len(recorded) + len(note['kept'])} shards are not trained "
+                f"({', '.join(unfinished)}); `lorimer runs resume RUN` goes on with each, the last of them composes it"
+            )
+        digests = [*note["kept"], *(digest_of_folder(run_folder(run["id"]) / "adapter") for run in recorded)]
+        shards = [registry.find_digest(digest) for digest in digests]
+        yield compose_shards(registry, note["name"], shards, dataset_name=note["dataset_name"], dataset_digest=note["dataset_digest"])
 
 
 def resume(run_id: str) -> Iterator[Made]:
@@ -140,7 +205,8 @@ def resume(run_id: str) -> Iterator[Made]:
     yield base
     run = reopen_run(recorded["id"], recipe, plan(recipe, dataset, base), dataset, base)
     yield run
-    yield from _train_and_register([run], base, "strict")
+    yield from train_and_register([run], base, "strict")
+    yield from compose_trained([run], waits=True)
 
 
 def compare_runs(run_ids: Sequence[str]) -> Comparison:
@@ -174,7 +240,8 @@ def _compared(run: dict[str, Any], own: Scores, first: Scores | None) -> Compare
     )
 
 
-def _train_and_register(runs: Sequence[Run], base: Base, mode: Mode) -> Iterator[Made]:
+def train_and_register(runs: Sequence[Run], base: Base, mode: Mode) -> Iterator[Made]:
+    """Train opened runs together, or the one, and register each that succeeds."""
     references = {run.id: _reference(run.recipe, base) for run in runs}
     by_id = {run.id: run for run in runs}
     if len(runs) == 1:
@@ -201,20 +268,24 @@ def _reference(recipe: Recipe, base: Base) -> LoRA | None:
     if recipe.preference is None or recipe.preference.reference == "base":
         return None
     version = find_version(recipe.preference.reference)
-    _refuse_composition(version, "trained from")
+    if version.parts:
+        named = ", ".join(part.id for part in version.parts)
+        raise UsageError(f"{version.id} is a composition, without files of its own, and is not trained from: name one of {named}")
     Registry(open_database()).verify_files(version)
     return load_adapter(version.path, base)
 
 
-def judge(recipe: Recipe, dataset: Dataset, base: Base, *, name: str, folder: Path) -> Iterator[Task | Answer | EvalReport | GateResult]:
-    """Ask an adapter's saved files and the base the test split; yields the task, each answer, the report, the gate's result."""
-    digest = digest_of_folder(folder)
+def judge(recipe: Recipe, dataset: Dataset, base: Base, version: AdapterVersion) -> Iterator[Task | Answer | EvalReport | GateResult]:
+    """Ask a version's saved files and the base the test split; yields the task, each answer, the report, the gate's result."""
+    composition, digest = composition_of(version), version.digest
     engine = Engine(base, EngineConfig(max_sequences=EVALUATION_SEQUENCES))
-    engine.adapters.load(digest, folder)
+    registry = Registry(open_database())
+    for part in composition.digests:
+        engine.adapters.load(part, version.path if part == digest else registry.find_digest(part).path)
     task = task_from_dataset(dataset, metric_of(recipe))
     yield task
     start, answers = time.perf_counter(), list[Answer]()
-    for answer in ask(engine, task, (None, digest)):
+    for answer in ask(engine, task, (None, composition)):
         answers.append(answer)
         yield answer
     seconds, num_generated = time.perf_counter() - start, sum(answer.num_tokens for answer in answers)
@@ -224,7 +295,7 @@ def judge(recipe: Recipe, dataset: Dataset, base: Base, *, name: str, folder: Pa
         adapter_answers=answers_of(answers, digest, len(task.samples)),
         base_name=base.name,
         base_digest=base.digest,
-        adapter_name=name,
+        adapter_name=version.name,
         adapter_digest=digest,
         seconds=seconds,
         tokens_per_second=num_generated / seconds if num_generated else None,
@@ -235,37 +306,40 @@ def judge(recipe: Recipe, dataset: Dataset, base: Base, *, name: str, folder: Pa
     yield result
 
 
-def judge_version(version: AdapterVersion, base: Base) -> Iterator[Task | Answer | EvalReport | GateResult]:
+def judge_version(
+    version: AdapterVersion, base: Base, *, dataset: Dataset | None = None
+) -> Iterator[Task | Answer | EvalReport | GateResult]:
     """Evaluate a registered version by the recipe and dataset it was trained with, and record what the gate says.
 
+    A composition is judged as its first part is; `dataset` is what took the place of its own, where that was erased.
+
     Raises:
-        UsageError: if it is a composition, which was not trained, or a merge of what learned from several datasets.
+        UsageError: if it is a merge or composition of what learned from several datasets.
     """
-    _refuse_composition(version, "evaluated")
     registry = Registry(open_database())
     check_role(registry.engine, current_actor(), "record_gate")
     registry.verify_files(version)
     recipe = read_recipe(home() / "runs" / _run_of(version, registry) / "recipe.yaml")
-    dataset = read_dataset(version.dataset_digest)
-    for made in judge(recipe, dataset, base, name=version.name, folder=version.path):
+    for made in judge(recipe, dataset or read_dataset(_dataset_of(version, registry)), base, version):
         yield made
     assert isinstance(made, GateResult)  # what `judge` ends with
     registry.record_gate(made, version)
 
 
 def _run_of(version: AdapterVersion, registry: Registry) -> str:
-    """The run whose recipe a version is judged by; of a merge, its first parent's, if all of them learned from the one dataset."""
-    if not version.parents:
-        return version.run_id
-    if not version.dataset_digest:
-        raise UsageError(f"{version.id} is a merge of adapters that learned from different datasets: by which it is judged is not known")
-    return _run_of(registry.find_digest(version.parents[0]), registry)
+    """The run whose recipe a version is judged by; of a merge or composition, that of the first it is made of."""
+    first = next(iter((*version.parents, *(part.digest for part in version.parts))), None)
+    return version.run_id if first is None else _run_of(registry.find_digest(first), registry)
 
 
-def _refuse_composition(version: AdapterVersion, what: str) -> None:
-    if version.parts:
-        named = ", ".join(part.id for part in version.parts)
-        raise UsageError(f"{version.id} is a composition, without training or files of its own, and is not {what}: name one of {named}")
+def _dataset_of(version: AdapterVersion, registry: Registry) -> str:
+    """The dataset whose test rows a version is judged by; of a composition that names none, its parts', if it is one."""
+    parts = [registry.find_digest(part.digest) for part in version.parts]
+    found = {version.dataset_digest} if version.dataset_digest or not parts else {part.dataset_digest for part in parts}
+    if len(found) > 1 or "" in found:
+        kind = "composition" if parts else "merge"
+        raise UsageError(f"{version.id} is a {kind} of adapters that learned from different datasets: by which it is judged is not known")
+    return found.pop()
 
 
 def find_version(name: str) -> AdapterVersion:

@@ -97,6 +97,8 @@ def show(made: Made) -> None:
             error_console.print(f"Report  ->  {report_folder(made.digest) / 'report.html'}", highlight=False)
         case GateResult():
             error_console.print(f"Gate: {made.verdict}. {made.sentence}", highlight=False)
+        case AdapterVersion() if made.parts:
+            error_console.print(f"Composition {made.id} of {', '.join(part.id for part in made.parts)}", highlight=False)
         case AdapterVersion():
             error_console.print(f"Adapter {made.id}, {made.num_bytes / 1e6:.1f} MB  ->  {made.path}", highlight=False)
         case Alias():

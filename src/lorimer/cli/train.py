@@ -33,16 +33,24 @@ def train(
     pipelines = (train_recipes([read_recipe(path) for path in pack], mode=mode) for pack in packs)
     made = [thing for things in pipelines for thing in show_progress(things, quiet=as_json)]
     results = [thing for thing in made if isinstance(thing, RunResult)]
-    versions = [thing for thing in made if isinstance(thing, AdapterVersion)]
+    versions = [thing for thing in made if isinstance(thing, AdapterVersion) and not thing.parts]
+    compositions = [thing for thing in made if isinstance(thing, AdapterVersion) and thing.parts]
     failures = [thing for thing in made if isinstance(thing, RunFailure)]
     compared = [thing for thing in made if isinstance(thing, ComparisonResult)]
     if as_json:
         done = [{**result.to_json(), **version.to_json()} for result, version in zip(results, versions, strict=True)]
         done += [result.to_json() for result in compared]
         failed = [{"run": failure.run_id, "step": failure.step, "reason": failure.reason} for failure in failures]
-        print_json(done[0] if len(recipes) == len(done) == 1 else {"runs": done, "failures": failed})
+        if len(compositions) == len(recipes) == 1:
+            print_json({"composition": compositions[0].to_json(), "runs": done, "failures": failed})
+        else:
+            composed = {"compositions": [version.to_json() for version in compositions]} if compositions else {}
+            print_json(done[0] if len(recipes) == len(done) == 1 else {**composed, "runs": done, "failures": failed})
     else:
-        for version in versions:
+        shards = {part.digest for version in compositions for part in version.parts}
+        for version in (*versions, *compositions):
+            if version.digest in shards:  # they are judged together
+                continue
             console.print(f"Next: lorimer evaluate {version.id}", highlight=False)
         for result_ in compared:
             console.print(f"Next: lorimer runs compare RUN {result_.run_id}", highlight=False)

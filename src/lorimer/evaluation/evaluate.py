@@ -8,7 +8,7 @@ from typing import NamedTuple
 from lorimer import __version__
 from lorimer.config import home
 from lorimer.evaluation.task import Task
-from lorimer.inference.composition import alone
+from lorimer.inference.composition import Composition, alone
 from lorimer.inference.engine import Engine, generate
 from lorimer.inference.sampling import SamplingParams
 from lorimer.inference.sequence import Sequence
@@ -23,14 +23,14 @@ class Answer(NamedTuple):
 
     sample_index: int
     adapter: str | None
-    """Digest; None for the base."""
+    """Digest, of an adapter or of a composition; None for the base."""
     text: str
     num_tokens: int
     """Generated now; 0 where the answer was kept from before."""
 
 
-def ask(engine: Engine, task: Task, adapters: tuple[str | None, ...]) -> Iterator[Answer]:
-    """Put every sample to every adapter (None is the base); yields answers as they come, in any order.
+def ask(engine: Engine, task: Task, adapters: tuple[str | Composition | None, ...]) -> Iterator[Answer]:
+    """Put every sample to every adapter or composition of several (None is the base); yields answers as they come, in any order.
 
     Greedy answers follow from base, adapter, task and their longest length, so they are kept by the digest of these and not
     asked for twice: the base's answers serve every adapter that is compared with it.
@@ -39,7 +39,9 @@ def ask(engine: Engine, task: Task, adapters: tuple[str | None, ...]) -> Iterato
         EngineError: if a prompt is longer than the base can read, or an adapter is not resident.
     """
     renderer, max_tokens = engine.base.renderer, answer_len(engine, task)
-    kept = {adapter: _answers_file(engine, task, adapter, max_tokens) for adapter in adapters}
+    compositions = [adapter if isinstance(adapter, Composition) else alone(adapter) for adapter in adapters]
+    named = {composition.digest or None: composition for composition in compositions}
+    kept = {adapter: _answers_file(engine, task, adapter, max_tokens) for adapter in named}
     asked: dict[int, tuple[int, str | None]] = {}
     sequences = []
     for adapter, path in kept.items():
@@ -47,7 +49,7 @@ def ask(engine: Engine, task: Task, adapters: tuple[str | None, ...]) -> Iterato
         yield from (Answer(index, adapter, text, 0) for index, text in enumerate(texts))
         for index, sample in enumerate(task.samples if not texts else ()):
             prompt_ids = renderer.render_prompt(sample.prompt)
-            sequence = Sequence(prompt_ids=prompt_ids, params=SamplingParams(max_tokens=max_tokens), composition=alone(adapter))
+            sequence = Sequence(prompt_ids=prompt_ids, params=SamplingParams(max_tokens=max_tokens), composition=named[adapter])
             asked[sequence.id] = index, adapter
             sequences.append(sequence)
     new: dict[str | None, dict[int, str]] = {}

@@ -46,7 +46,29 @@ def parts_of(version: AdapterVersion, scale: float = 1.0) -> tuple[VersionPart, 
     return tuple(VersionPart(id=part.id, digest=part.digest, scale=part.scale * scale) for part in own)
 
 
-def compose(registry: Registry, name: str, named: Sequence[str], *, actor: str | None = None) -> AdapterVersion:
+def composition_of(version: AdapterVersion) -> Composition:
+    """What answers for a version: its adapter alone, or its parts together."""
+    return Composition(tuple(Part(digest=part.digest, scale=part.scale) for part in parts_of(version)))
+
+
+def compose_shards(
+    registry: Registry, name: str, shards: Sequence[AdapterVersion], *, dataset_name: str, dataset_digest: str, actor: str | None = None
+) -> AdapterVersion:
+    """Make the next version of `name` of all shards of a dataset: their mean. It says which dataset's test rows it is judged by.
+
+    Each has learned the task from its share of the rows, so their changes are alike and do not add up to more of it; why the mean and
+    no other scale is measured in docs/sharding.md.
+
+    Raises:
+        As `compose`.
+    """
+    named = [spell(shard.id, 1 / len(shards)) for shard in shards]
+    return compose(registry, name, named, dataset_name=dataset_name, dataset_digest=dataset_digest, actor=actor)
+
+
+def compose(
+    registry: Registry, name: str, named: Sequence[str], *, dataset_name: str = "", dataset_digest: str = "", actor: str | None = None
+) -> AdapterVersion:
     """Make the next version of `name` of adapters spelled `sql@v3*0.7`. The same parts under the same name are one version.
 
     Raises:
@@ -69,8 +91,8 @@ def compose(registry: Registry, name: str, named: Sequence[str], *, actor: str |
         digest=Composition(tuple(Part(digest=part.digest, scale=part.scale) for part in parts)).digest,
         base_name=first.base_name,
         base_digest=first.base_digest,
-        dataset_name="",
-        dataset_digest="",
+        dataset_name=dataset_name,
+        dataset_digest=dataset_digest,
         run_id="",
         rank=sum(adapter.rank for adapter in adapters.values()),
         alpha=0.0,

@@ -43,7 +43,7 @@ from lorimer.training.tracking import Tracker, open_trackers
 FULL_RATE_SHARE = 0.1  # of an adapter's rate, by the field's sweeps ("LoRA Without Regret", Schulman et al. 2025)
 SCORES_FILE = "test_scores.json"
 UNUSED_KEYS = (
-    *("preference", "rank", "rank_margin", "rank_pattern", "alpha", "targets", "layers", "dropout", "quantise"),
+    *("preference", "privacy", "rank", "rank_margin", "rank_pattern", "alpha", "targets", "layers", "dropout", "quantise"),
     *("validate_every", "patience", "checkpoint_every", "price_per_hour"),
 )
 TRACKED = ("loss", "grad_norm", "learning_rate", "num_tokens", "num_supervised", "seconds")

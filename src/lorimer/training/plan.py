@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from lorimer.config import COMPARISON_METHODS, Method, Metric, Recipe
 from lorimer.data.dataset import Dataset
+from lorimer.data.shards import contradictions
 from lorimer.errors import ConfigError, TrainingError
 from lorimer.model.base import Base
 from lorimer.model.lora import LoRAConfig
@@ -17,7 +18,7 @@ from lorimer.training.needs import Work, estimate_seconds, fit_memory, frozen_la
 from lorimer.training.optim import OptimizerConfig
 from lorimer.training.presets import PRESETS
 from lorimer.training.rank import AUTO_RANK, require_rows
-from lorimer.training.servability import Verdict, servable
+from lorimer.training.servability import Verdict, servable, servable_together
 from lorimer.training.targets import choose_layers, ranks_by_name, refuse_impossible_ranks, targets_of
 
 ALPHA = 32.0  # fixed, so that the best learning rate hardly depends on the rank ("LoRA Without Regret", Schulman et al. 2025)
@@ -72,7 +73,10 @@ class TrainingPlan:
     max_len: int
     dtype: str
     report: LearningReport
+    num_shards: int
+    """More than one where a sharded recipe is planned as a whole: so many adapters of such a shape, in so many steps together."""
     num_parameters: int
+    """Of one adapter."""
     adapter_bytes: int
     trainable_share: float
     """Adapter's parameters over those of base and adapter."""
@@ -113,7 +117,17 @@ class TrainingPlan:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON value kept beside the run."""
-        names = ("metric", "num_parameters", "adapter_bytes", "trainable_share", "num_computed_tokens", "reasons", "num_rows", "num_epochs")
+        names = (
+            "metric",
+            "num_shards",
+            "num_parameters",
+            "adapter_bytes",
+            "trainable_share",
+            "num_computed_tokens",
+            "reasons",
+            "num_rows",
+            "num_epochs",
+        )
         value: dict[str, Any] = {name: getattr(self, name) for name in names}
         ranges = {name: asdict(part) for name in ("memory_bytes", "seconds", "price") if (part := getattr(self, name)) is not None}
         return {
@@ -144,9 +158,10 @@ def plan(recipe: Recipe, dataset: Dataset, base: Base, progress: Callable[[int, 
     """
     reasons: dict[str, str] = {}
     _refuse_contradictions(recipe)
+    num_shards = recipe.privacy.shards if recipe.privacy else 1
     machine, config = probe(), base.model.config.get_text_config()
     # 1) what is adapted, and how
-    lora = _lora(recipe, base, len(dataset.train), reasons)
+    lora = _lora(recipe, base, len(dataset.train) // num_shards, reasons)
     optimizer = OptimizerConfig(
         learning_rate=choose(reasons, "learning_rate", recipe.learning_rate, *learning_rate_for(recipe, base.num_parameters)),
         b_rate_ratio=B_RATE_RATIO if recipe.method == "lora_plus" else 1.0,
@@ -168,7 +183,8 @@ def plan(recipe: Recipe, dataset: Dataset, base: Base, progress: Callable[[int, 
         raise ConfigError(
             f"dataset {dataset.name!r} has {has}: `preference:` in the recipe goes with rows that have both, and only with them"
         )
-    batch_size, num_steps = steps_for(recipe, report.num_rows, reasons)
+    batch_size, num_steps = steps_for(recipe, max(1, report.num_rows // num_shards), reasons)
+    num_steps *= num_shards
     # 3) what its steps compute and keep, from their real rows, and how long that takes here
     work = Work(base=base, lora=lora, report=report, batch_size=batch_size, num_steps=num_steps, seed=recipe.seed)
     from_layer = frozen_layer(work, machine)
@@ -176,6 +192,7 @@ def plan(recipe: Recipe, dataset: Dataset, base: Base, progress: Callable[[int, 
     reasons["checkpointing"] = fit.why
     estimate = estimate_seconds(work, fit, from_layer)
     name = f"{machine.name} {base.digest[:12]} {recipe.quantise or ''}".strip()
+    peak_bytes = fit.peak_bytes + (num_shards - 1) * 16 * num_parameters
     correction = correction_of_seconds(name, UNKNOWN_SECONDS)
     seconds = _range(estimate.seconds, correction)
     return TrainingPlan(
@@ -196,18 +213,19 @@ def plan(recipe: Recipe, dataset: Dataset, base: Base, progress: Callable[[int, 
         max_len=max_len,
         dtype=str(base.dtype).removeprefix("torch."),
         report=report,
+        num_shards=num_shards,
         num_parameters=num_parameters,
         adapter_bytes=4 * num_parameters,
         trainable_share=num_parameters / (base.num_parameters + num_parameters),
         resident_bytes=16 * num_parameters,
-        uncorrected_bytes=fit.peak_bytes,
+        uncorrected_bytes=peak_bytes,
         uncorrected_seconds=estimate.seconds,
         machine=name,
-        memory_bytes=_range(fit.peak_bytes, correction_of_bytes(name, UNKNOWN_BYTES)),
+        memory_bytes=_range(peak_bytes, correction_of_bytes(name, UNKNOWN_BYTES)),
         seconds=seconds,
         price=_price(recipe, seconds),
         num_computed_tokens=estimate.num_computed_tokens,
-        serving=servable(lora, config.model_type),
+        serving=servable(lora, config.model_type) if num_shards == 1 else servable_together(num_shards),
         reasons=reasons | {"seconds": correction.why},
     )
 
@@ -240,6 +258,8 @@ def _refuse_contradictions(recipe: Recipe) -> None:
     """What each makes sense alone and not together."""
     if recipe.method in COMPARISON_METHODS:
         raise ConfigError(f"method {recipe.method!r} is there for comparison and is not planned: `lorimer train` runs it")
+    if recipe.privacy and (problems := contradictions(recipe)):
+        raise ConfigError(f"`privacy: sharded` does not go with the rest of the recipe: {'; '.join(problems)}")
     if recipe.dropout and (recipe.method == "dora" or recipe.preference):
         raise ConfigError(f"`dropout` does not go with {'`preference`' if recipe.preference else 'DoRA'} here: leave it out")
     if recipe.rank == "auto" and (recipe.rank_pattern or recipe.method == "dora" or recipe.preference):
@@ -344,6 +364,12 @@ def describe(plan: TrainingPlan) -> Mapping[str, str]:
         "time": f"{minutes.middle / 60:.1f} minutes ({minutes.low / 60:.1f} to {minutes.high / 60:.1f}); {plan.reasons['seconds']}",
         "scored by": plan.metric,
     }
+    if plan.num_shards > 1:
+        together, again = plan.num_shards * plan.adapter_bytes / 1e6, minutes.middle / 60 / plan.num_shards
+        lines["shards"] = (
+            f"{plan.num_shards} adapters of about {plan.num_rows // plan.num_shards} rows each, {together:.1f} MB together, that answer as "
+            f"one; to erase a person's rows trains one of them again, about {again:.1f} minutes"
+        )
     if saved > 0.01:
         lines["shared prefixes"] = f"save {saved:.0%} of the tokens"
     if plan.is_checkpointed:

@@ -47,6 +47,16 @@ def servable(lora: LoRAConfig, model_type: str) -> tuple[Verdict, ...]:
     return _lorimer(lora), _vllm(lora, model_type), _sglang(lora, model_type), _llama_cpp(lora, model_type)
 
 
+def servable_together(num_adapters: int) -> tuple[Verdict, ...]:
+    """For several adapters that answer as one."""
+    return (
+        Verdict(engine="lorimer", ok=True, reason=f"{num_adapters} adapters composed, each with its scale"),
+        Verdict(engine="vllm", ok=False, reason="it answers with one adapter at a time"),
+        Verdict(engine="sglang", ok=False, reason="it answers with one adapter at a time"),
+        Verdict(engine="llama.cpp", ok=None, reason="its server takes several adapters with a scale each; not tried here"),
+    )
+
+
 def _lorimer(lora: LoRAConfig) -> Verdict:
     if lora.kind == "dora":
         return Verdict(engine="lorimer", ok=False, reason="DoRA is trained for comparison and not served")
