@@ -10,9 +10,11 @@ import argparse
 import math
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from report import Row, draw_bars, write_results
@@ -37,6 +39,7 @@ from lorimer.registry.registry import Registry
 from lorimer.sharding import retrain_shards, shards_of, stand_in
 from lorimer.storage import digest_of
 from lorimer.training.loop import StepMetrics
+from lorimer.training.runs import Run
 from lorimer.training.scoring import score_rows
 
 TICKETS = Path(__file__).parents[1] / "src" / "lorimer" / "data" / "helpdesk" / "tickets.jsonl"
@@ -73,11 +76,13 @@ def _of_person(row: Example, number: int) -> Example:
 
 
 def timed(made: Iterable[Made]) -> tuple[AdapterVersion, float]:
-    """The last version a pipeline makes, and the seconds of its steps."""
-    seconds, version = 0.0, None
+    """The last version a pipeline makes, and the seconds from the last run's opening to the last step of any."""
+    start, seconds, version = time.perf_counter(), 0.0, None
     for thing in made:
-        if isinstance(thing, StepMetrics):
-            seconds += thing.seconds
+        if isinstance(thing, Run):
+            start = time.perf_counter()
+        elif isinstance(thing, StepMetrics):
+            seconds = time.perf_counter() - start
             if thing.step % 25 == 0:
                 print(f"step {thing.step} of {thing.num_steps}, loss {thing.loss:.3f}", file=sys.stderr)
         elif isinstance(thing, AdapterVersion):
@@ -109,6 +114,8 @@ def scale_rows(shards: Sequence[AdapterVersion], base: Base, dataset: Dataset, c
     """Loss and exact answers on the validation split by what the sum of the shards is multiplied by."""
     loras, rows = [load_adapter(shard.path, base) for shard in shards], [base.renderer.render_example(row) for row in dataset.validation]
     mean = 1 / len(shards)
+    alone = [sum(score_rows(base, lora, rows, 2048).is_exact) / len(rows) for lora in loras]
+    yield row_of(f"{case}, each alone", "validation_exact", sum(alone) / len(alone), "share")
     scales = {f"{factor:g}/S": factor * mean for factor in STEPS_OF_SCALE} | {"1/sqrt(S)": math.sqrt(mean), "1": 1.0}
     for name, scale in scales.items():
         with torch.inference_mode():
@@ -141,7 +148,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1100, help="to learn from")
     parser.add_argument("--test", type=int, default=400)
     parser.add_argument("--epochs", type=float, default=1.3)
+    parser.add_argument("--longer", action="store_true", help="each shard takes as many steps as the whole: S times the training")
     parser.add_argument("--base", default="", help="a base's folder; by default the quick start's")
+    parser.add_argument("--shards", type=int, nargs="*", default=COUNTS, help="how many; 1 is the whole, and comes first")
     parser.add_argument("--dry", action="store_true", help="print, but write no results")
     args = parser.parse_args()
     folder = Path(args.base or gemma()).absolute()
@@ -154,9 +163,11 @@ def main() -> None:
     )  # fmt: skip
     found, whole, accuracies = list[Row](), None, dict[str, float]()
     subject, whole_seconds = dataset.train[0].subject, 0.0
-    for count in COUNTS:
+    for count in args.shards:
         case = "whole" if count == 1 else f"{count} shards"
-        privacy = {} if count == 1 else {"name": f"tickets{count}", "privacy": PrivacyRecipe(mode="sharded", shards=count)}
+        privacy: dict[str, Any] = {} if count == 1 else {"name": f"tickets{count}", "privacy": PrivacyRecipe(mode="sharded", shards=count)}
+        if args.longer:
+            privacy["epochs"] = args.epochs * count
         version, seconds = timed(train_recipes([recipe.model_copy(update=privacy)]))
         own = judged(version, base, dataset)
         whole = whole or own

@@ -36,7 +36,7 @@ def recipe(tmp_path: Path) -> Path:
     save_tiny_base(tmp_path / "base", "gemma3")
     rows = [{"prompt": f"ticket number {i}", "completion": "ok", "who": f"person {i % 30}"} for i in range(120)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    text = f"base: {tmp_path / 'base'}\ndataset: rows.jsonl\nname: demo\nmetric: exact\nlearning_rate: 0.02\nrank: 8\nsteps: 60\n"
+    text = f"base: {tmp_path / 'base'}\ndataset: rows.jsonl\nname: demo\nmetric: exact\nlearning_rate: 0.003\nrank: 8\nsteps: 60\n"
     shards = f"columns: {{subject: who}}\nprivacy: {{mode: sharded, shards: {NUM_SHARDS}}}\n"
     (tmp_path / "recipe.yaml").write_text(f"{text}{shards}gate: {{beats_base: true, min_items: 5}}\n")
     return tmp_path / "recipe.yaml"

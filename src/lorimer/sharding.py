@@ -74,22 +74,29 @@ def stand_in(registry: Registry, version: AdapterVersion, without: Collection[st
 
 
 def retrain_shards(
-    name: str, without: Collection[str] = frozenset(), *, replaced: Replaced | None = None, base: Base | None = None
+    name: str | AdapterVersion,
+    without: Collection[str] = frozenset(),
+    *,
+    replaced: Replaced | None = None,
+    recipes: Mapping[str, Recipe] | None = None,
+    base: Base | None = None,
 ) -> Iterator[Made]:
     """Train the shards that hold rows of some subjects (their keys) again without these, and compose them with the others.
 
     Yields the whole dataset as it is now, what training yields, and last the next version of the composition. What each shard becomes is
     what training it from the start without the rows makes, to the byte. A shard that was trained on these very rows by this very recipe
-    is not trained again, so that this can be repeated after a crash. `replaced` says where datasets have gone that were rewritten before.
+    is not trained again, so that this can be repeated after a crash. `replaced` says where datasets have gone that were rewritten before,
+    `recipes`, by the runs' ids, what the recipes were where their folders are gone.
 
     Raises:
         UsageError: if the version is not sharded.
         TrainingError: if fewer than two shards would have rows, or training cannot go on.
         NotFoundError: if a dataset is gone and nothing is said to have replaced it.
+        ConfigError: if a shard's recipe is gone and not given.
     """
     registry = Registry(open_database())
     check_role(registry.engine, current_actor(), "register")
-    version = registry.resolve(name)
+    version = registry.resolve(name) if isinstance(name, str) else name
     shards = shards_of(registry, version)
     # 1) what is left of the rows: a dataset that held none of them keeps its digest
     whole = _left(version.dataset_digest, without, replaced or {})
@@ -102,11 +109,16 @@ def retrain_shards(
         )
     yield whole
     # 2) train those that changed
-    wanted = [(shard, dataset, _recipe_of(shard)) for shard, dataset in filled]
-    known = {shard.name: _find_trained(registry, shard, dataset, recipe) for shard, dataset, recipe in wanted}
-    pack = [(recipe, dataset) for shard, dataset, recipe in wanted if known[shard.name] is None]
-    kept = [found for found in known.values() if found is not None]
-    lineage = {"name": version.name, "dataset_name": whole.name, "dataset_digest": whole.digest}
+    kept, pack = list[AdapterVersion](), list[tuple[Recipe, Dataset]]()
+    for shard, dataset in filled:
+        if dataset.digest == shard.dataset_digest:
+            kept.append(shard)
+            continue
+        recipe = (recipes or {}).get(shard.run_id) or _recipe_of(shard)
+        if (again := _find_trained(registry, shard, dataset, recipe)) is not None:
+            kept.append(again)
+        else:
+            pack.append((recipe, dataset))
     if not pack:
         yield compose_shards(registry, version.name, kept, dataset_name=whole.name, dataset_digest=whole.digest)
         return
@@ -114,7 +126,8 @@ def retrain_shards(
         base = load_base(pack[0][0].base, quantisation=pack[0][0].quantise)
         yield base
     runs = yield from open_runs(pack, base)
-    note_shards(runs, **lineage, kept=[shard.digest for shard in kept])
+    digests = [shard.digest for shard in kept]
+    note_shards(runs, name=version.name, dataset_name=whole.name, dataset_digest=whole.digest, kept=digests)
     yield from train_and_register(runs, base, "strict")
     yield from compose_trained(runs)
 
@@ -136,6 +149,6 @@ def _find_trained(registry: Registry, shard: AdapterVersion, dataset: Dataset, r
     """A version of this shard that learned from exactly these rows by this recipe on this base."""
     for version in registry.history(shard.name):
         is_same = (version.dataset_digest, version.base_digest) == (dataset.digest, shard.base_digest)
-        if is_same and not version.parts and _recipe_of(version) == recipe:
+        if is_same and not version.parts and (run_folder(version.run_id) / "recipe.yaml").is_file() and _recipe_of(version) == recipe:
             return version
     return None

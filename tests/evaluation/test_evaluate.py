@@ -8,6 +8,7 @@ from fakes import random_lora, tiny_base
 from lorimer.data.example import Message
 from lorimer.evaluation.evaluate import Answer, answers_of, ask
 from lorimer.evaluation.task import Sample, Task
+from lorimer.inference.composition import Composition, Part
 from lorimer.inference.engine import Engine
 
 
@@ -41,6 +42,15 @@ def test_answers_are_kept_and_not_generated_again() -> None:
         assert texts(again, digest) == texts(first, digest)
     assert {a.adapter for a in again if a.num_tokens} <= {"02"}
     assert {a.adapter for a in first if a.num_tokens} == {None, "01"}
+
+
+def test_compositions_are_asked_as_they_are_served() -> None:
+    both = Composition((Part(digest="01", scale=0.5), Part(digest="02", scale=0.5)))
+    answers = list(ask(engine_with(1, 2), task(), (None, both, "01")))
+    assert {a.adapter for a in answers} == {None, both.digest, "01"}
+    assert len({tuple(texts(answers, digest)) for digest in (None, both.digest, "01")}) == 3
+    whole = Composition((Part(digest="01"),))
+    assert texts(list(ask(engine_with(1), task(), (whole,))), "01") == texts(answers, "01")
 
 
 @pytest.mark.parametrize("damage", ["", "[", '["only one"]', "[1, 2, 3, 4]", "{}"])

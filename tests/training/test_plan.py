@@ -86,3 +86,22 @@ def test_long_rows_are_left_out_and_named() -> None:
 def test_what_cannot_be_is_refused(keys: dict[str, Any], error: type[Exception], reason: str) -> None:
     with pytest.raises(error, match=reason):
         plan(recipe(**keys), dataset(), tiny_base())
+
+
+def test_a_sharded_recipe_is_planned_as_a_whole() -> None:
+    shards = {"privacy": {"mode": "sharded", "shards": 4}}
+    one, found = (plan(recipe(rank=4, epochs=2, batch_size=4, **keys), dataset(40), tiny_base()) for keys in ({}, shards))
+    assert (found.num_shards, found.num_steps, found.num_rows) == (4, 4 * round(2 * 10 / 4), 40)
+    assert found.adapter_bytes == one.adapter_bytes
+    assert found.uncorrected_bytes - one.uncorrected_bytes == 3 * one.resident_bytes
+    assert describe(found)["shards"].startswith("4 adapters of about 10 rows each")
+    assert "shards" not in describe(one)
+    assert {verdict.engine: verdict.ok for verdict in found.serving} == {"lorimer": True, "vllm": False, "sglang": False, "llama.cpp": None}
+
+
+def test_all_that_does_not_go_with_shards_is_said() -> None:
+    wrong = recipe(method="dora", rank="auto", privacy={"mode": "sharded"}, preference={"reference": "base"})
+    with pytest.raises(ConfigError) as refused:
+        plan(wrong, dataset(), tiny_base())
+    for part in ("'dora'", "`rank: auto`", "`preference`"):
+        assert part in str(refused.value)

@@ -51,8 +51,8 @@ def servable_together(num_adapters: int) -> tuple[Verdict, ...]:
     """For several adapters that answer as one."""
     return (
         Verdict(engine="lorimer", ok=True, reason=f"{num_adapters} adapters composed, each with its scale"),
-        Verdict(engine="vllm", ok=False, reason="it answers with one adapter at a time"),
-        Verdict(engine="sglang", ok=False, reason="it answers with one adapter at a time"),
+        Verdict(engine="vllm", ok=False, reason="it answers with one adapter at a time: merge them into one for it"),
+        Verdict(engine="sglang", ok=False, reason="it answers with one adapter at a time: merge them into one for it"),
         Verdict(engine="llama.cpp", ok=None, reason="its server takes several adapters with a scale each; not tried here"),
     )
 
