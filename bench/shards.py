@@ -1,6 +1,7 @@
 """What sharding costs and saves: the quick start's tickets trained whole and in 2, 4 and 8 shards, and one person taken out of each.
 
     make bench-shards
+    python bench/shards.py --shards 4 8          only these; what this commit measured before is kept beside them
 
 All are judged as they would be served, on the same test rows, through the engine. The scale of the shards' sum is tried on the
 validation split, by teacher forcing; the product always takes the mean.
@@ -14,10 +15,9 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from report import Row, draw_bars, write_results
+from report import Row, draw_bars, keep_rows, kept_rows, value_of, write_results
 from train import WORK, gemma
 
 from lorimer.config import GateRecipe, PrivacyRecipe, Recipe
@@ -150,45 +150,60 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=1.3)
     parser.add_argument("--longer", action="store_true", help="each shard takes as many steps as the whole: S times the training")
     parser.add_argument("--base", default="", help="a base's folder; by default the quick start's")
-    parser.add_argument("--shards", type=int, nargs="*", default=COUNTS, help="how many; 1 is the whole, and comes first")
+    parser.add_argument("--shards", type=int, nargs="*", default=COUNTS, help="how many; 1 is the whole, which the others need")
     parser.add_argument("--dry", action="store_true", help="print, but write no results")
     args = parser.parse_args()
     folder = Path(args.base or gemma()).absolute()
-    os.environ["LORIMER_HOME"] = str(WORK / f"shards-{os.getpid()}")
+    os.environ["LORIMER_HOME"] = str(WORK / f"shards-{args.rows}-{args.epochs:g}")
     dataset, base = tickets(args.rows, args.test), load_base(str(folder))
-    registry = Registry(open_database())
     recipe = Recipe(
         base=str(folder), dataset=dataset.digest, name="whole", preset="extraction", batch_size=8, epochs=args.epochs,
         gate=GateRecipe(at_least=0.8, min_items=100),
     )  # fmt: skip
-    found, whole, accuracies = list[Row](), None, dict[str, float]()
-    subject, whole_seconds = dataset.train[0].subject, 0.0
     for count in args.shards:
-        case = "whole" if count == 1 else f"{count} shards"
-        privacy: dict[str, Any] = {} if count == 1 else {"name": f"tickets{count}", "privacy": PrivacyRecipe(mode="sharded", shards=count)}
-        if args.longer:
-            privacy["epochs"] = args.epochs * count
-        version, seconds = timed(train_recipes([recipe.model_copy(update=privacy)]))
-        own = judged(version, base, dataset)
-        whole = whole or own
-        whole_seconds = whole_seconds or seconds
-        found += [row_of(case, "training", seconds, "s"), *accuracy_rows(case, own, whole)]
-        accuracies[case] = own.report.adapter_score.value or 0.0
-        if count == 1:
-            continue
-        found += scale_rows(shards_of(registry, version), base, dataset, case)
-        degraded = stand_in(registry, version, {subject})
-        if degraded is not None:
-            found += accuracy_rows(f"{case}, one dropped", judged(degraded, base, dataset), whole)
-        _, seconds = timed(retrain_shards(version.id, {subject}, base=base))
-        found.append(row_of(case, "erasing_one_person", seconds, "s"))
-        found.append(row_of(case, "erasing_over_training_whole", seconds / whole_seconds, ""))
+        rows = list(whole_rows(recipe, dataset, base) if count == 1 else shard_rows(recipe, dataset, base, count, longer=args.longer))
+        if not args.dry:
+            keep_rows("shards", rows)
     if not args.dry:
-        ratios = {row.case.replace(" ", "_") + "_difference": row.value for row in found if row.metric == "difference"}
-        ratios |= {row.case.replace(" ", "_") + "_erasing": row.value for row in found if row.metric == "erasing_over_training_whole"}
-        write_results("shards", found, ratios)
-        title = f"Accuracy on {args.test} tickets after {args.rows} to learn from, whole and in shards"
-        draw_bars("shards", title, "share of test rows answered exactly", {f"lorimer, {case}": value for case, value in accuracies.items()})
+        write(kept_rows("shards"), args.rows, args.test)
+
+
+def whole_rows(recipe: Recipe, dataset: Dataset, base: Base) -> Iterator[Row]:
+    """One adapter of all rows."""
+    version, seconds = timed(train_recipes([recipe]))
+    own = judged(version, base, dataset)
+    yield row_of("whole", "training", seconds, "s")
+    yield from accuracy_rows("whole", own, own)
+
+
+def shard_rows(recipe: Recipe, dataset: Dataset, base: Base, count: int, *, longer: bool) -> Iterator[Row]:
+    """So many adapters; one of them dropped; one of them trained again without a person's rows."""
+    registry, subject = Registry(open_database()), dataset.train[0].subject
+    case = f"{count} shards" + (", longer" if longer else "")
+    changes = {"name": f"tickets{count}", "privacy": PrivacyRecipe(mode="sharded", shards=count)}
+    changes |= {"epochs": (recipe.epochs or 1.0) * count, "name": f"longer{count}"} if longer else {}
+    whole = judged(registry.resolve("whole"), base, dataset)
+    version, seconds = timed(train_recipes([recipe.model_copy(update=changes)]))
+    yield row_of(case, "training", seconds, "s")
+    yield from accuracy_rows(case, judged(version, base, dataset), whole)
+    yield from scale_rows(shards_of(registry, version), base, dataset, case)
+    degraded = stand_in(registry, version, {subject})
+    if degraded is not None:
+        yield from accuracy_rows(f"{case}, one dropped", judged(degraded, base, dataset), whole)
+    _, seconds = timed(retrain_shards(version.id, {subject}, base=base))
+    yield row_of(case, "erasing_one_person", seconds, "s")
+
+
+def write(rows: Sequence[Row], num_train: int, num_test: int) -> None:
+    """The file and the picture."""
+    whole = value_of(rows, "lorimer", "whole", "training")
+    named = [(row.case.replace(",", "").replace(" ", "_"), row) for row in rows]
+    ratios = {f"{case}_difference": row.value for case, row in named if row.metric == "difference" and case != "whole"}
+    ratios |= {f"{case}_erasing_over_training_whole": row.value / whole for case, row in named if row.metric == "erasing_one_person"}
+    write_results("shards", rows, ratios)
+    title = f"Accuracy on {num_test} tickets after {num_train} to learn from, whole and in shards"
+    shown = {f"lorimer, {row.case}": row.value for row in rows if row.metric == "accuracy"}
+    draw_bars("shards", title, "share of test rows answered exactly", shown)
 
 
 if __name__ == "__main__":

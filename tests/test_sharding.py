@@ -22,7 +22,6 @@ from lorimer.registry.compositions import compose
 from lorimer.registry.records import AdapterVersion, Alias
 from lorimer.registry.registry import Registry
 from lorimer.sharding import is_sharded, retrain_shards, shards_with, stand_in
-from lorimer.storage import write_json
 from lorimer.training.loop import StepMetrics
 from lorimer.training.runs import Run
 
@@ -116,6 +115,15 @@ def test_retraining_can_be_repeated_and_trains_nothing_twice(recipe: Path, regis
     assert versions(first)[-1] == versions(second)[-1]
 
 
+def test_equal_shards_of_another_name_are_not_taken_for_its_own(recipe: Path, registry: Registry) -> None:
+    *shards, before = versions(train_recipes([read_recipe(recipe)]))
+    other = read_recipe(recipe).model_copy(update={"name": "zeta", "dataset": "demo", "columns": None})
+    *others, _ = versions(train_recipes([other]))
+    assert {shard.digest for shard in others} == {shard.digest for shard in shards}
+    *_, after = versions(retrain_shards(before.id, {subject_in(shards[0])}))
+    assert all(part.id.startswith("demo-shard-") for part in (*before.parts, *after.parts))
+
+
 def test_a_rewritten_dataset_is_followed(recipe: Path, registry: Registry) -> None:
     *shards, before = versions(train_recipes([read_recipe(recipe)]))
     (others, whole), subject = (read_dataset(one.dataset_digest) for one in (shards[0], before)), subject_in(shards[0])
@@ -157,7 +165,6 @@ def test_compositions_of_one_dataset_are_judged_and_others_are_not(recipe: Path,
     own = read_recipe(recipe).model_copy(update={"privacy": None})
     for seed, name in ((0, "a"), (1, "b")):
         list(train_recipes([own.model_copy(update={"seed": seed, "name": name, "dataset": own.dataset})]))
-    write_json(registry.resolve("a").path.parent / "seen.json", {})
     mixed = compose(registry, "mixed", ["a*0.5", "b*0.5"])
     a, b = registry.resolve("a"), registry.resolve("b")
     assert a.dataset_digest != b.dataset_digest  # each file was curated under its adapter's name

@@ -153,7 +153,7 @@ def open_runs(pack: Sequence[tuple[Recipe, Dataset]], base: Base) -> Generator[M
 
 
 def note_shards(runs: Sequence[Run], *, name: str, dataset_name: str, dataset_digest: str, kept: Sequence[str] = ()) -> None:
-    """Write into each shard's run what all of them make together; `kept` are the digests of shards that are there already."""
+    """Write into each shard's run what all of them make together; `kept` are the ids of shards that are there already."""
     value = {"name": name, "dataset_name": dataset_name, "dataset_digest": dataset_digest, "kept": list(kept)}
     for run in runs:
         write_json(run.folder / SHARDS_FILE, {**value, "runs": [run.id for run in runs]})
@@ -179,8 +179,10 @@ def compose_trained(runs: Sequence[Run], *, waits: bool = False) -> Iterator[Ada
                 f"{note['name']!r} is not composed: {len(unfinished)} of its {len(recorded) + len(note['kept'])} shards are not trained "
                 f"({', '.join(unfinished)}); `lorimer runs resume RUN` goes on with each, the last of them composes it"
             )
-        digests = [*note["kept"], *(digest_of_folder(run_folder(run["id"]) / "adapter") for run in recorded)]
-        shards = [registry.find_digest(digest) for digest in digests]
+        shards = [registry.resolve(shard) for shard in note["kept"]]
+        for run in recorded:
+            digest = digest_of_folder(run_folder(run["id"]) / "adapter")
+            shards.append(registry.resolve(f"{run['adapter_name']}@sha256:{digest}"))
         yield compose_shards(registry, note["name"], shards, dataset_name=note["dataset_name"], dataset_digest=note["dataset_digest"])
 
 

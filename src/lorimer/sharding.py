@@ -42,7 +42,8 @@ def shards_of(registry: Registry, version: AdapterVersion) -> list[AdapterVersio
         raise UsageError(
             f"{version.id} was not trained in shards: train its recipe without the rows, or with `privacy: sharded` from now on"
         )
-    return [registry.find_digest(part.digest) for part in version.parts]
+    named = {shard.id: shard for name in {part.id.partition("@")[0] for part in version.parts} for shard in registry.history(name)}
+    return [named[part.id] for part in version.parts]  # by name: another recipe's shard may have the same bytes
 
 
 def shards_with(registry: Registry, version: AdapterVersion, subjects: Collection[str]) -> list[AdapterVersion]:
@@ -126,8 +127,8 @@ def retrain_shards(
         base = load_base(pack[0][0].base, quantisation=pack[0][0].quantise)
         yield base
     runs = yield from open_runs(pack, base)
-    digests = [shard.digest for shard in kept]
-    note_shards(runs, name=version.name, dataset_name=whole.name, dataset_digest=whole.digest, kept=digests)
+    ids = [shard.id for shard in kept]
+    note_shards(runs, name=version.name, dataset_name=whole.name, dataset_digest=whole.digest, kept=ids)
     yield from train_and_register(runs, base, "strict")
     yield from compose_trained(runs)
 
