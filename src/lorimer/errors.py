@@ -4,6 +4,7 @@ LorimerError               1  something failed
  |- UsageError             2  the command, a name or a flag is wrong
  |   |- ConfigError        2  a recipe or gate file is wrong
  |   |- NotFoundError      2  no dataset, base, adapter or alias of that name
+ |       |- ErasedError    2  one that is fenced off or gone, because somebody's data was in it
  |- DataError              1  rows that cannot be read or used
  |- StorageError           1  the disk is full or not writable
  |- TrainingError          1  a run that cannot go on (non-finite loss, nothing to learn from)
@@ -42,6 +43,10 @@ class ConfigError(UsageError):
 
 class NotFoundError(UsageError):
     """Nothing of that name is here; the message lists what is."""
+
+
+class ErasedError(NotFoundError):
+    """An adapter or dataset that somebody's data was in: it is fenced off, or gone already."""
 
 
 class DataError(LorimerError):

@@ -211,6 +211,19 @@ def resume(run_id: str) -> Iterator[Made]:
     yield from compose_trained([run], waits=True)
 
 
+def train_on(recipe: Recipe, dataset: Dataset, base: Base) -> Iterator[Made]:
+    """Train one adapter on a dataset that is at hand, whatever the recipe calls it, and register it.
+
+    Raises:
+        TrainingError: if the run cannot go on.
+    """
+    plan_ = plan(recipe, dataset, base)
+    yield plan_
+    run = open_run(recipe, plan_, dataset, base)
+    yield run
+    yield from _train_and_register([run], base, "strict")
+
+
 def compare_runs(run_ids: Sequence[str]) -> Comparison:
     """Put finished runs of any method side by side, each paired with the first on the test items; runs never scored are scored now.
 

@@ -2,13 +2,14 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +17,7 @@ from lorimer.errors import IntegrityError, StorageError
 
 CHUNK_BYTES = 1 << 20
 SECONDS_A_DAY = 86_400
+SETTLING_SECONDS = 0.05
 
 
 def canonical_json(value: Any) -> bytes:
@@ -121,6 +123,37 @@ def append_jsonl(path: Path, row: Any) -> None:
             os.write(descriptor, canonical_json(row) + b"\n")
         finally:
             os.close(descriptor)
+
+
+def replace_lines(path: Path, keeps: Callable[[bytes], bool]) -> int:
+    """Take lines out of a file that others may be adding to; returns how many. What is added meanwhile is carried over."""
+    with path.open("rb") as old:
+        lines = [line for line in old if line.strip()]
+        kept = [line for line in lines if keeps(line)]
+        if len(kept) == len(lines):
+            return 0
+        write_bytes(path, b"".join(kept))
+        time.sleep(SETTLING_SECONDS)  # for whoever had the file open to write a line
+        with explain_disk_errors(path), path.open("ab") as new:
+            new.writelines(line for line in old if keeps(line))
+    return len(lines) - len(kept)
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path) -> Iterator[bool]:
+    """A lock among processes of this machine, given up when the process ends however it does; yields whether it was free."""
+    with explain_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

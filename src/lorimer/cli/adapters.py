@@ -59,7 +59,7 @@ def list_all(json: Json = False) -> None:
 def show(name: Name, json: Json = False) -> None:
     """Print where a version comes from and what its gate said."""
     registry = open_registry()
-    version = registry.resolve(name)
+    version = registry.find(name)
     gate, aliases, report_path = registry.newest_gate(version), _aliases(registry, version), _report_path(version)
     if json:
         print_json({**version.to_json(), "aliases": aliases, "report_path": report_path, "gate": gate and gate.to_json()})
@@ -80,6 +80,7 @@ def show(name: Name, json: Json = False) -> None:
         "report": escape(report_path or version.report_digest or "none"),
         "gate": f"{_verdict(version)}{_gate_words(gate)}",
         "registered": escape(f"{version.created_at} by {version.created_by}"),
+        **({"erased": f"[red]fenced off by erasure {version.erasure}[/red]"} if version.erasure else {}),
     }
     for title, text in rows.items():
         console.print(f"[dim]{title:>10}[/dim]  {text}", highlight=False)
@@ -203,7 +204,9 @@ def _chosen(registry: "Registry", name: str | None, every: bool) -> "tuple[Adapt
     """The one version that was named, or all."""
     if every == (name is not None):
         raise UsageError("name one adapter, as `helpdesk@v3`, or give `--all`")
-    return registry.list_versions() if name is None else (registry.resolve(name),)
+    if name is not None:
+        return (registry.resolve(name),)
+    return tuple(version for version in registry.list_versions() if version.erasure is None)
 
 
 def _aliases(registry: "Registry", version: "AdapterVersion") -> list[str]:

@@ -14,6 +14,7 @@ from lorimer.cli import (
     chat,
     data,
     doctor,
+    erase,
     evaluate,
     export,
     impact,
@@ -52,6 +53,8 @@ adapters.app.command(help=merge.HELP)(merge.merge)
 adapters.app.command(help=export.HELP)(export.export)
 adapters.app.command("exports", help=export.LIST_HELP)(export.list_exports)
 adapters.app.command(help=impact.HELP)(impact.impact)
+app.command(help=erase.HELP)(erase.erase)
+app.add_typer(erase.app, name="erasures")
 app.add_typer(runs.app, name="runs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")

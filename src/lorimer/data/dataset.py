@@ -97,6 +97,23 @@ def write_lines(
         ConfigError: if the name is not one.
         IntegrityError: if a folder of this digest is there already and was changed.
     """
+    written = keep_lines(name, card, record_digests, lines, beside)
+    point(name, written.digest)
+    return written
+
+
+def keep_lines(
+    name: str,
+    card: dict[str, Any],
+    record_digests: Iterable[bytes],
+    lines: Callable[[SplitName], Iterable[bytes]],
+    beside: Mapping[str, Path] | None = None,
+) -> DatasetFolder:
+    """`write_lines`, to be found by its digest alone.
+
+    Raises:
+        As `write_lines`.
+    """
     check_name(name)
     card = {**card, "card_version": CARD_VERSION}  # a new dataset has a new digest, whichever card it began with
     digest = merkle.root(chain([bytes.fromhex(digest_of(card))], record_digests)).hex()
@@ -113,9 +130,13 @@ def write_lines(
             write_text(new / "card.html", render_card(card, digest))
     written = _open_folder(folder, digest, name)
     publish(folder)
-    write_json(_pointer(name), {"digest": digest, "folder": folder.name})
-    publish_file(_pointer(name))
     return written
+
+
+def point(name: str, digest: str) -> None:
+    """Let a name stand for the dataset of a digest, here and in the store."""
+    write_json(_pointer(name), {"digest": digest, "folder": digest[:FOLDER_LEN]})
+    publish_file(_pointer(name))
 
 
 def read_dataset(name_or_digest: str) -> Dataset:

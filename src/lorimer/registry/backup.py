@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, select, text
+from sqlalchemy import Connection, Engine, Table, delete, select, text
 
 from lorimer import __version__
 from lorimer.blobs import fetch, publish, publish_file, published_names, refresh_file
@@ -22,6 +22,7 @@ from lorimer.database import begin_write, open_database, open_database_at, upgra
 from lorimer.errors import IntegrityError, UsageError
 from lorimer.registry.archive import ArchiveWriter, unpack
 from lorimer.registry.audit import memory_path, now, record
+from lorimer.registry.replay import replay_tombstones
 from lorimer.registry.rows import begin_snapshot, copy_rows, dump_rows, empty_tables, has_rows, load_rows, read_revision, reflect
 from lorimer.storage import explain_disk_errors, read_json, write_chunks
 
@@ -29,11 +30,12 @@ KEPT = ("adapters", "datasets", "reports", "runs", "requests")
 KEYS = "keys"
 PASSED_OVER = {"checkpoints"}
 DATABASE = "database"
-TOMBSTONES = "tombstones"
+OUTLIVING = ("tombstones", "erasures", "legal_holds")
+"""Tables whose rows outlive a restore: what was erased since the backup, and by which request."""
 TELLING = ("adapter_versions", "audit", "tenants")
 """Tables that hold something as soon as anything was done."""
 
-AFTER_RESTORE: list[Callable[[Engine], None]] = []
+AFTER_RESTORE: list[Callable[[Engine], object]] = [replay_tombstones]
 """Called with the database after every restore: what was erased since the backup was made is erased again."""
 
 
@@ -157,8 +159,9 @@ def _dump_database(engine: Engine, folder: Path, archive: ArchiveWriter) -> int:
 
 
 def _adapter_paths(engine: Engine) -> dict[str, str]:
-    """Where the files of registered adapters lie below the home, by what they are called; compositions have none."""
-    query = text("SELECT name, version, path, parts FROM adapter_versions ORDER BY name, version")
+    """Where the files of registered adapters lie below the home, by what they are called; compositions have none, nor what was erased."""
+    buried = "SELECT value FROM tombstones WHERE kind = 'adapter'"
+    query = text(f"SELECT name, version, path, parts FROM adapter_versions WHERE digest NOT IN ({buried}) ORDER BY name, version")
     with engine.connect() as connection:
         rows = connection.execute(query).all()
     return {f"{row.name}@v{row.version}": row.path for row in rows if row.parts in (None, "null")}
@@ -223,26 +226,26 @@ def _replace_rows(stage: Engine, engine: Engine, manifest: Mapping[str, Any], re
     """The backup's rows in the place of those that are here, in one transaction; what was erased since stays on its list."""
     with stage.connect() as source, begin_write(engine) as target:
         tables = {table.name: table for table in reflect(target)}
-        erased = _read_tombstones(target, tables)
+        outliving = {name: _read_rows(target, tables[name]) for name in OUTLIVING if name in tables}
         empty_tables(target, list(tables.values()))
         for table in reflect(source):
             copy_rows(target, tables[table.name], iter(dict(row) for row in source.execute(select(table)).mappings()))
-        if erased:
-            _add_tombstones(target, tables[TOMBSTONES], erased)
+        for name, rows in outliving.items():
+            _put_back(target, tables[name], rows)
         details = {"backup_digest": manifest["digest"], "made_at": manifest["created_at"], "replaced": replace}
         record(target, actor=actor, action="restore", subject="database", details=details)
 
 
-def _read_tombstones(connection: Connection, tables: Mapping[str, Table]) -> list[dict[str, Any]]:
-    if TOMBSTONES not in tables:
-        return []
-    return [dict(row) for row in connection.execute(select(tables[TOMBSTONES])).mappings()]
+def _read_rows(connection: Connection, table: Table) -> list[dict[str, Any]]:
+    return [dict(row) for row in connection.execute(select(table)).mappings()]
 
 
-def _add_tombstones(connection: Connection, table: Table, erased: list[dict[str, Any]]) -> None:
-    keys = [column.name for column in table.primary_key.columns]
-    known = {tuple(row[key] for key in keys) for row in _read_tombstones(connection, {TOMBSTONES: table})}
-    copy_rows(connection, table, iter(row for row in erased if tuple(row[key] for key in keys) not in known))
+def _put_back(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+    """In the place of what the backup has under the same keys."""
+    keys = list(table.primary_key.columns)
+    for row in rows:
+        connection.execute(delete(table).where(*(key == row[key.name] for key in keys)))
+    copy_rows(connection, table, iter(rows))
 
 
 def _remove_others(names: set[str]) -> None:

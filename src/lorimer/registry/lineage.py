@@ -75,10 +75,12 @@ def blast_radius(registry: Registry, cause: Cause, reference: str) -> BlastRadiu
     return _spread(registry, cause, digest, datasets, direct, everything)
 
 
-def radius_of_datasets(registry: Registry, cause: Cause, digest: str, datasets: Sequence[str]) -> BlastRadius:
-    """What several datasets went into, whatever the cause: of a subject, those that hold any of its records."""
+def radius_of_datasets(
+    registry: Registry, cause: Cause, digest: str, datasets: Sequence[str], *, also: Sequence[AdapterVersion] = ()
+) -> BlastRadius:
+    """What several datasets went into, whatever the cause: of a subject, those that hold any of its records; and what `also` went into."""
     everything = registry.list_versions()
-    direct = [version for version in everything if version.dataset_digest in datasets and not version.parts]
+    direct = [version for version in everything if (version.dataset_digest in datasets or version in also) and not version.parts]
     return _spread(registry, cause, digest, tuple(datasets), direct, everything)
 
 
@@ -98,7 +100,7 @@ def _find(
     """The whole digest, the datasets, and the versions it went into at once."""
     own = [version for version in everything if not version.parts]
     if cause == "adapter":
-        version = registry.resolve(reference)
+        version = registry.find(reference)
         return version.digest, (), [one for one in everything if one.digest == version.digest]
     if cause == "base":
         by_name = {version.base_name: version.base_digest for version in everything}

@@ -15,6 +15,7 @@ from lorimer.registry.records import AdapterVersion, Alias, AliasAction, AliasMo
 from lorimer.registry.registry import CHAMPION, NAME_PATTERN, Registry
 from lorimer.registry.roles import require_role
 from lorimer.registry.schema import adapter_versions, alias_history, aliases, gate_results
+from lorimer.registry.tombstones import refuse_buried
 
 
 def promote(
@@ -223,6 +224,7 @@ def move(
     connection: Connection, version: AdapterVersion, alias: str, *, actor: str, action: AliasAction, reason: str, details: Mapping[str, Any]
 ) -> Alias:
     """Point an alias at a version, and write that down: in its history and in the audit chain."""
+    refuse_buried(connection, f"alias {version.name}@{alias}", adapters=[version.digest])
     before = read_alias(connection, version.name, alias)
     after = Alias(adapter_name=version.name, alias=alias, version=version.version, moved_at=now(), moved_by=actor)
     versions = {"version": version.version, "version_before": before.version if before else None}

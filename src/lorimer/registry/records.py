@@ -11,6 +11,8 @@ from lorimer.registry.seal import Origin
 Action = Literal[
     "register", "import", "record_gate", "compose", "merge", "export", "restore", "seal",
     "promote", "override_gate", "rollback", "request_promotion", "approve", "reject", "protect_alias", "unprotect_alias",
+    "request_erasure", "scope_erasure", "approve_erasure", "reject_erasure", "merge_erasures", "quarantine", "erase", "begin_retraining",
+    "gate_erasure", "release", "certify_erasure", "replay_tombstones", "hold_subject", "lift_hold",
     "grant_role", "revoke_role", "trust_key", "distrust_key", "create_key", "revoke_key", "limit_tenant",
 ]  # fmt: skip
 """What can be done; who may do it is in roles.py."""
@@ -83,6 +85,8 @@ class AdapterVersion:
     gate_verdict: Verdict | None
     created_at: str
     created_by: str
+    erasure: str | None = None
+    """Of one that somebody's data was in: the erasure that has fenced it off."""
 
     @property
     def id(self) -> str:
@@ -133,7 +137,7 @@ class AuditEntry:
         return asdict(self)
 
 
-AliasAction = Literal["promote", "rollback"]
+AliasAction = Literal["promote", "rollback", "quarantine"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,21 +8,22 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, RowMapping, Select, func, insert, select
+from sqlalchemy import Connection, Engine, RowMapping, Select, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError as UniqueViolation
 
 from lorimer.blobs import fetch, publish
 from lorimer.config import home
 from lorimer.database import begin_write
-from lorimer.errors import IntegrityError, NotFoundError, UsageError
+from lorimer.errors import ErasedError, IntegrityError, NotFoundError, UsageError
 from lorimer.evaluation.gates import GateResult, gate_from_json
-from lorimer.registry.audit import current_actor, now, record
+from lorimer.registry.audit import current_actor, now, record, take_turn
 from lorimer.registry.records import Action, AdapterVersion, Alias, NewVersion, VersionPart
-from lorimer.registry.schema import adapter_versions, aliases, gate_results
+from lorimer.registry.schema import adapter_versions, aliases, gate_results, held_routes, tombstones
 from lorimer.registry.seal import FILES as FILES
 from lorimer.registry.seal import SEAL, Seal, hashes_of, make_seal, read_seal, refuse_links
 from lorimer.registry.seal import digest_of_folder as digest_of_folder
 from lorimer.registry.sealing import Seals, keep_seal
+from lorimer.registry.tombstones import refuse_buried
 from lorimer.storage import digest_of_file, new_folder, write_bytes
 
 COMPANIONS = ("adapter.lock.json", "chat_template.jinja")
@@ -51,9 +52,14 @@ class Registry:
             AdapterError: if files are missing, or symbolic links.
             IntegrityError: if other bytes lie where these belong.
             AccessError: if the actor may not.
+            ErasedError: if it learned from a dataset that is erased meanwhile.
         """
         check_name(new.name)
         digest = digest_of_folder(new.source)
+        with self.engine.connect() as connection:
+            is_trained_here = action == "register" and bool(new.run_id)  # the same bytes, learned without the rows, are free of them
+            made_of = [*new.parents, *(() if is_trained_here else (digest,))]
+            refuse_buried(connection, f"adapter {new.name!r}", datasets=[new.dataset_digest], adapters=made_of)
         refuse_links(new.source, COMPANIONS)
         path, seal = self._keep_files(new, digest, actor)
         draft = AdapterVersion(
@@ -93,6 +99,9 @@ class Registry:
         while True:
             try:
                 with begin_write(self.engine) as connection:
+                    take_turn(connection)  # who erases goes before or after this, as a whole
+                    made_of = [*draft.parents, *(part.digest for part in draft.parts)]
+                    refuse_buried(connection, f"adapter {draft.name!r}", datasets=[draft.dataset_digest], adapters=made_of)
                     version = self._add_version(connection, replace(draft, created_by=actor), action, details)
                     if seal is not None:
                         keep_seal(connection, seal, actor=actor, is_told=False)
@@ -137,9 +146,20 @@ class Registry:
     def resolve(self, name: str) -> AdapterVersion:
         """Find a version by `name` (its champion, else its newest), `name@v3`, `name@alias` or `name@sha256:ab12cd`.
 
+        One that is fenced off is not found by its name alone: then the newest is that answers in its stead.
+
         Raises:
             NotFoundError: if there is none; the message says what there is.
             UsageError: if a digest's beginning fits several versions.
+            ErasedError: if somebody's data was in the one that is meant.
+        """
+        return _refuse_erased(name, self.find(name))
+
+    def find(self, name: str) -> AdapterVersion:
+        """`resolve` for those who only look: versions that are fenced off are found too.
+
+        Raises:
+            NotFoundError, UsageError: as `resolve`.
         """
         adapter, _, reference = name.partition("@")
         named = self.aliases(adapter)  # before the versions: what an alias points at is among them then
@@ -149,7 +169,7 @@ class Registry:
         by_number = {f"v{version.version}": version for version in versions}
         by_alias = {alias.alias: by_number[f"v{alias.version}"] for alias in named}
         if not reference and "@" not in name:
-            return by_alias.get(CHAMPION, versions[0])
+            return by_alias.get(CHAMPION, next((version for version in versions if version.erasure is None), versions[0]))
         if reference.startswith("sha256:"):
             return _match_digest(name, reference.removeprefix("sha256:").lower(), versions)
         if found := by_number.get(reference) or by_alias.get(reference):
@@ -182,6 +202,12 @@ class Registry:
             query = query.where(aliases.c.adapter_name == name)
         with self.engine.connect() as connection:
             return tuple(Alias(**row) for row in connection.execute(query).mappings())
+
+    def is_held(self, name: str, alias: str) -> bool:
+        """Whether an alias was taken away because of an erasure that is not finished, or whose new version did not pass."""
+        query = select(held_routes.c.erasure).where(held_routes.c.adapter_name == name, held_routes.c.alias == alias)
+        with self.engine.connect() as connection:
+            return connection.execute(query).first() is not None
 
     def names_by_digest(self) -> dict[str, str]:
         """What versions are called (`helpdesk@v3`), by digest; of several with the same bytes, the last by name and number."""
@@ -238,12 +264,25 @@ class Registry:
         columns = adapter_versions.c
         query = _select_versions().where(columns.name == draft.name, columns.digest == draft.digest)
         if same := connection.execute(query).mappings().first():
-            return _version_from_row(same)
+            known = _version_from_row(same)
+            return known if known.erasure is None else self._renew(connection, known, draft, action, details)
         newest = connection.execute(select(func.max(columns.version)).where(columns.name == draft.name)).scalar()
         version = replace(draft, version=(newest or 0) + 1)
         connection.execute(insert(adapter_versions).values(_row_of(version)))
         record(connection, actor=version.created_by, action=action, subject=version.id, details=details)
         return _version_from_row(connection.execute(query).mappings().one())  # with the gate, if these bytes have met one
+
+    def _renew(
+        self, connection: Connection, known: AdapterVersion, draft: AdapterVersion, action: Action, details: Mapping[str, Any]
+    ) -> AdapterVersion:
+        """The bytes of a version that was fenced off, learned anew without the rows: proof that they never depended on them."""
+        columns = adapter_versions.c
+        lineage = {name: getattr(draft, name) for name in ("dataset_name", "dataset_digest", "run_id")}
+        is_it = (columns.name == known.name, columns.version == known.version)
+        connection.execute(update(adapter_versions).where(*is_it).values(lineage))
+        connection.execute(delete(tombstones).where(tombstones.c.kind == "adapter", tombstones.c.value == known.digest))
+        record(connection, actor=draft.created_by, action=action, subject=known.id, details={**details, "renewed": True})
+        return _version_from_row(connection.execute(_select_versions().where(*is_it)).mappings().one())
 
     def _add_gate(self, connection: Connection, result: GateResult, version: AdapterVersion, actor: str | None) -> None:
         row = {
@@ -291,9 +330,11 @@ def _select_versions() -> Select[Any]:
     gates, columns = gate_results.c, adapter_versions.c
     same = (gates.adapter_digest == columns.digest) & (gates.base_digest == columns.base_digest)
     newest = select(func.max(gates.id)).where(same).correlate(adapter_versions).scalar_subquery()
+    is_buried = (tombstones.c.kind == "adapter") & (tombstones.c.value == columns.digest)
+    verdict = (gates.report_digest, gates.digest.label("gate_digest"), gates.verdict.label("gate_verdict"))
     return (
-        select(adapter_versions, gates.report_digest, gates.digest.label("gate_digest"), gates.verdict.label("gate_verdict"))
-        .select_from(adapter_versions.outerjoin(gate_results, gates.id == newest))
+        select(adapter_versions, *verdict, tombstones.c.erasure)
+        .select_from(adapter_versions.outerjoin(gate_results, gates.id == newest).outerjoin(tombstones, is_buried))
         .order_by(columns.name, columns.version.desc())
     )
 
@@ -311,6 +352,15 @@ def _row_of(version: AdapterVersion) -> dict[str, Any]:
         "parts": [part.to_json() for part in version.parts] or None,
         "parents": list(version.parents) or None,
     }
+
+
+def _refuse_erased(name: str, version: AdapterVersion) -> AdapterVersion:
+    if version.erasure is not None:
+        raise ErasedError(
+            f"{name!r} is {version.id}, in which somebody's data was: erasure {version.erasure} has fenced it off; "
+            f"`lorimer erasures show {version.erasure}` says what answers in its stead"
+        )
+    return version
 
 
 def _match_digest(name: str, prefix: str, versions: Sequence[AdapterVersion]) -> AdapterVersion:

@@ -213,6 +213,48 @@ subjects = Table(
     UniqueConstraint("key", name="uq_subjects_key"),
 )
 
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("id", String(12), primary_key=True),  # random: the audit chain names it, and nothing else of the person
+    Column("state", String(12), nullable=False),
+    Column("requested_at", TIME, nullable=False),
+    Column("requested_by", Text, nullable=False),
+    Column("due_at", TIME, nullable=False),
+    Column("approved_at", TIME),
+    Column("approved_by", Text),
+    Column("finished_at", TIME),
+    Column("document", JSON, nullable=False),  # keys, digests and counts; never content, nor the subject's own id
+    Column("receipt", JSON(none_as_null=True)),  # a signed envelope
+)
+
+tombstones = Table(
+    "tombstones",
+    metadata,
+    Column("kind", String(12), primary_key=True),  # `subject` (its key, which leads to nobody any more), `dataset`, `adapter`
+    Column("value", DIGEST, primary_key=True),
+    Column("erasure", String(12), nullable=False),
+    Column("buried_at", TIME, nullable=False),
+)
+
+held_routes = Table(
+    "held_routes",
+    metadata,
+    Column("adapter_name", NAME, primary_key=True),
+    Column("alias", NAME, primary_key=True),
+    Column("version", Integer, nullable=False),  # what it pointed at
+    Column("erasure", String(12), nullable=False),
+)
+
+legal_holds = Table(
+    "legal_holds",
+    metadata,
+    Column("key", CHAR(32), primary_key=True),  # of the subject
+    Column("placed_at", TIME, nullable=False),
+    Column("placed_by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
 tenants = Table(
     "tenants",
     metadata,

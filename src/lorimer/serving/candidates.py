@@ -100,6 +100,8 @@ class Candidates:
         champions = {(alias.adapter_name, alias.version) for alias in self.registry.aliases() if alias.alias == CHAMPION}
         chosen: dict[str, AdapterVersion] = {}
         for version in self.registry.list_versions():  # of one name the newest first
+            if version.erasure is not None:
+                continue
             if version.name not in chosen or (version.name, version.version) in champions:
                 chosen[version.name] = version
         own = (version for version in chosen.values() if version.base_digest == self.base.digest)

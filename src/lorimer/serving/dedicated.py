@@ -89,8 +89,9 @@ class DedicatedModels(Models):
 
     @property
     def _is_allowed(self) -> bool:
-        """Whether the caller, whose registry this is, may use the version."""
-        return any(version.version == self.version.version for version in self.registry.history(self.version.name))
+        """Whether the caller, whose registry this is, may use the version; nobody may once somebody's data is erased from it."""
+        history = self.registry.history(self.version.name)
+        return any(version.version == self.version.version and version.erasure is None for version in history)
 
     @property
     def _why(self) -> str:

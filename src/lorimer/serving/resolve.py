@@ -10,7 +10,7 @@ from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
 
-from lorimer.errors import NotFoundError, UsageError
+from lorimer.errors import ErasedError, NotFoundError, UsageError
 from lorimer.inference.composition import MAX_PARTS, Composition, Part
 from lorimer.inference.routing import RoutingDecision
 from lorimer.model.shipped import SHIPPED
@@ -24,6 +24,7 @@ from lorimer.serving.replies import ModelCard
 BASE_ALIAS, AUTO = "base", "auto"
 DEFAULT_BASE = "gemma3-270m"
 OWNER = "lorimer"
+VERSION_PATTERN = re.compile(r"v\d+|sha256:.*")
 REFERENCE_PATTERN = re.compile(rf"{NAME_PATTERN}(@[A-Za-z0-9_:-]{{1,80}})?")
 MAX_NEAR = 3
 
@@ -94,7 +95,7 @@ def base_for(registry: Registry, model: str | None = None) -> str:
         return max(versions, key=lambda version: version.created_at).base_name if versions else DEFAULT_BASE
     if model in SHIPPED or "/" in model or Path(model).is_dir():
         return model
-    return registry.resolve(model).base_name
+    return registry.find(model).base_name
 
 
 class Models:
@@ -124,7 +125,24 @@ class Models:
             return Target(id=self.base_name)
         if "*" in model or "+" in model:
             return self._compose(self._spelled(model), param="model")
+        if self.may_use_base and self._falls_back(model):
+            return Target(id=self.base_name)
         return self._target([(self._find(model), 1.0)], param="model")
+
+    def _falls_back(self, model: str) -> bool:
+        """Whether a route has nothing left to point at since somebody's data is being erased: then the base answers."""
+        adapter, _, reference = model.partition("@")
+        if not REFERENCE_PATTERN.fullmatch(model) or VERSION_PATTERN.fullmatch(reference):
+            return False
+        try:
+            self.registry.resolve(model)
+        except ErasedError:
+            return True
+        except NotFoundError:
+            return bool(reference) and bool(self.registry.history(adapter)) and self.registry.is_held(adapter, reference)
+        except UsageError:
+            pass
+        return False
 
     def _find(self, name: str, *, param: str = "model") -> AdapterVersion:
         """The version of that name, made for this base."""
@@ -132,6 +150,8 @@ class Models:
             raise self._not_found(name, param=param)
         try:
             version = self.registry.resolve(name)
+        except ErasedError as exc:
+            raise ApiError(404, str(exc), param=param, code="model_erased") from exc
         except NotFoundError as exc:
             raise self._not_found(name, param=param) from exc
         except UsageError as exc:
@@ -172,7 +192,8 @@ class Models:
 
     def _routed(self, route: Route, prompt_ids: tuple[int, ...]) -> Target:
         """What is nearest to a prompt, of what may be named here."""
-        versions = {version.digest: version for version in self.registry.list_versions() if version.base_digest == self.base_digest}
+        own = (version for version in self.registry.list_versions() if version.base_digest == self.base_digest)
+        versions = {version.digest: version for version in own if version.erasure is None}
         decision = route(prompt_ids, versions.keys())
         version = None if decision.digest is None else versions.get(decision.digest)
         if version is not None:
@@ -195,11 +216,14 @@ class Models:
     def cards(self) -> list[ModelCard]:
         """Every name that `resolve` finds, but for digests: the base; each adapter by name, alias and version."""
         aliases = self.registry.aliases()  # before the versions: what an alias points at is among them then
-        versions = self.registry.list_versions()
+        versions = [version for version in self.registry.list_versions() if version.erasure is None]
         names = {version.id: version for version in versions}
         names |= {version.name: version for version in reversed(versions)}  # by a bare name the newest answers,
         for alias in aliases:
-            names[alias.id] = target = names[f"{alias.adapter_name}@v{alias.version}"]
+            target = names.get(f"{alias.adapter_name}@v{alias.version}")
+            if target is None:  # fenced off between the two
+                continue
+            names[alias.id] = target
             if alias.alias == CHAMPION:
                 names[alias.adapter_name] = target  # unless there is a champion
         own = (name for name in sorted(names) if names[name].base_digest == self.base_digest and name not in (self.base_name, BASE_ALIAS))

@@ -40,6 +40,8 @@ class Served:
         """
         adapters: dict[str, Listed] = {}
         for version in self.registry.list_versions():
+            if version.erasure is not None:
+                continue
             if not version.path.is_dir():
                 fetch(version.path)  # vLLM reads folders, and knows no store
             known = adapters.get(version.digest)
