@@ -8,29 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import text
 
 from fakes import save_tiny_base
 from lorimer import erase
-from lorimer.cli.main import run
 from lorimer.config import ColumnNames, read_recipe
 from lorimer.data.curate import curate
 from lorimer.data.dataset import read_dataset
 from lorimer.data.split import Splits
 from lorimer.data.subjects import find_key
-from lorimer.database import begin_write, open_database
-from lorimer.errors import AwaitingApprovalError, ErasedError, LorimerError, StorageError
+from lorimer.database import open_database
+from lorimer.errors import ErasedError
 from lorimer.evaluation.evaluate import Answer
 from lorimer.model.base import load_base
 from lorimer.pipeline import build, train_on
-from lorimer.registry import fence, removal, replay, takeout
+from lorimer.registry import fence, replay, takeout
 from lorimer.registry.audit import read_audit
 from lorimer.registry.audit_check import check_audit
 from lorimer.registry.backup import backup, restore
-from lorimer.registry.compositions import compose
-from lorimer.registry.erasures import Erasure, a_month_after, approve, find_erasure, list_erasures
-from lorimer.registry.exports import export
-from lorimer.registry.promotion import promote
+from lorimer.registry.erasures import Erasure, approve, find_erasure, list_erasures
 from lorimer.registry.receipt import read_receipt
 from lorimer.registry.records import AdapterVersion
 from lorimer.registry.registry import Registry
@@ -152,7 +148,7 @@ def test_nothing_is_left_and_what_is_retrained_is_exact(registry: Registry, home
     card = build_card("scratch", Splits(**rows), curation=old.card["curation"], sources=[], findings=[], problems=[])
     scratch = write_dataset("scratch", Splits(**rows), card)
     recipe = read_recipe(made / "recipe.yaml").model_copy(update={"name": "scratch", "dataset": "scratch"})
-    trained = [one for one in train_on(recipe, scratch, load_base(recipe.base)) if isinstance(one, AdapterVersion)][0]
+    trained = next(one for one in train_on(recipe, scratch, load_base(recipe.base)) if isinstance(one, AdapterVersion))
     again = registry.resolve("demo")
     files = [(version.path / "adapter_model.safetensors").read_bytes() for version in (trained, again)]
     assert files[0] == files[1]

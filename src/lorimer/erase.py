@@ -268,8 +268,9 @@ def _release(registry: Registry, erasure: Erasure, accepts_fallback: bool) -> Er
     if not accepts_fallback and refused:
         error = InconclusiveError if inconclusive else GateFailedError
         raise error(
-            f"erasure {erasure.id}: the rows are gone, but what was trained anew did not pass its gate: {', '.join(refused)} stay "
-            f"where they fell back to: promote another version, or leave it so with `lorimer erasures resume {erasure.id} --accept-fallback`"
+            f"erasure {erasure.id}: the rows are gone, but what was trained anew did not pass its gate: {', '.join(refused)} "
+            "stay where they fell back to: promote another version, or leave it so with "
+            f"`lorimer erasures resume {erasure.id} --accept-fallback`"
         )
 
     def also(connection: Connection) -> dict[str, Any]:

@@ -315,13 +315,12 @@ def test_what_was_erased_since_is_erased_again(filled: Registry, tmp_path: Path,
     """The list of what was erased outlives the restore, and whoever erases is called with it."""
     backup(filled.engine, tmp_path / "b.tar")
     with begin_write(filled.engine) as connection:
-        connection.execute(text("CREATE TABLE tombstones (id INTEGER PRIMARY KEY, what TEXT)"))
-        connection.execute(text("INSERT INTO tombstones VALUES (2, 'since')"))
+        connection.execute(text("INSERT INTO tombstones VALUES ('adapter', 'since', 'e1', '2026-11-22')"))
     seen = list[Any]()
 
     def replay(engine: Engine) -> None:
         with engine.connect() as connection:
-            seen.extend(connection.execute(text("SELECT what FROM tombstones")).scalars())
+            seen.extend(connection.execute(text("SELECT value FROM tombstones")).scalars())
 
     monkeypatch.setattr(backup_module, "AFTER_RESTORE", [replay])
     restore(tmp_path / "b.tar", replace=True)

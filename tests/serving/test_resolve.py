@@ -4,13 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import delete, insert
 
+from lorimer.database import begin_write
 from lorimer.errors import NotFoundError
 from lorimer.evaluation.gates import Check, GateResult
 from lorimer.registry.compositions import compose
 from lorimer.registry.promotion import promote
 from lorimer.registry.records import AdapterVersion
 from lorimer.registry.registry import Registry
+from lorimer.registry.schema import aliases, held_routes
+from lorimer.registry.tombstones import bury
 from lorimer.serving.generation import NamedAdapter
 from lorimer.serving.refusals import ApiError
 from lorimer.serving.resolve import DEFAULT_BASE, Models, Target, TargetPart, base_for
@@ -200,3 +204,24 @@ def test_named_composition_in_a_composition_counts_as_its_parts(models: Models, 
     with pytest.raises(ApiError, match="'reports@v1' adds what is there already") as caught:
         models.resolve("base", adapters=named(("sql", 1.0), ("reports", 1.0)))
     assert caught.value.status == 400
+
+
+def test_what_is_erased_is_not_served_and_its_routes_fall_back(models: Models, registry: Registry, register: Register) -> None:
+    first, second, alone = register("helpdesk", 1), register("helpdesk", 2), register("alone", 3)
+    promote_version(registry, second)
+    with begin_write(registry.engine) as connection:
+        bury(connection, "adapter", [second.digest, alone.digest], erasure="e1")
+        row = {"adapter_name": "helpdesk", "alias": "champion", "version": 2, "erasure": "e1"}
+        connection.execute(delete(aliases))
+        connection.execute(insert(held_routes).values(row))
+    assert models.resolve("helpdesk").id == first.id  # the newest that is free of it
+    for name in ("helpdesk@champion", "alone"):
+        assert models.resolve(name) == Target(id="tiny-gemma3")
+    for name in ("helpdesk@v2", f"helpdesk@sha256:{second.digest[:12]}", "helpdesk@v2*0.5+helpdesk@v1"):
+        with pytest.raises(ApiError, match="erasure e1 has fenced it off") as caught:
+            models.resolve(name)
+        assert (caught.value.status, caught.value.code) == (404, "model_erased")
+    assert [card.id for card in models.cards()] == ["tiny-gemma3", "helpdesk", "helpdesk@v1"]
+    models.may_use_base = False
+    with pytest.raises(ApiError, match="fenced it off"):
+        models.resolve("alone")
