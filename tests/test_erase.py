@@ -187,8 +187,12 @@ def test_a_restored_backup_is_erased_again(registry: Registry, home: Path, made:
     assert find_key(registry.engine, WHO) is None
     assert read_audit(registry.engine)[-1].action == "replay_tombstones"
     assert replay.replay_tombstones(registry.engine) is None
-    state = {one.state for one in list_erasures(registry)}
-    assert state == ({"certified"} if since == "nothing" else {"quarantined"})
+    (one,) = list_erasures(registry)
+    assert one.state == ("certified" if since == "nothing" else "quarantined")
+    if one.state == "quarantined":
+        for _ in erase.carry_out(registry, one.id):
+            pass
+        check_erased(registry, home)
 
 
 CRASHES: dict[str, tuple[Any, str]] = {

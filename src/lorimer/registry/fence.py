@@ -6,8 +6,8 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select
 
 from lorimer.errors import LorimerError
-from lorimer.registry.audit import record
-from lorimer.registry.promotion import move, wait_turn
+from lorimer.registry.audit import record, take_turn
+from lorimer.registry.promotion import move
 from lorimer.registry.records import AdapterVersion, Alias
 from lorimer.registry.registry import Registry
 from lorimer.registry.schema import adapter_versions, alias_history, aliases, held_routes
@@ -23,6 +23,10 @@ def fence(
     Raises:
         LorimerError: if something was registered since the scope was taken: take it again.
     """
+    connection.execute(
+        select(adapter_versions.c.version).with_for_update()
+    )  # whoever moves an alias goes before or after this, and so does
+    take_turn(connection)  # whoever registers
     bury(connection, "subject", keys, erasure=erasure)
     bury(connection, "dataset", scope.radius.datasets, erasure=erasure)
     bury(connection, "adapter", scope.adapters, erasure=erasure)
@@ -37,8 +41,6 @@ def fence(
 
 def _pointing(connection: Connection, everything: Sequence[AdapterVersion], gone: Collection[str]) -> list[Alias]:
     ids = {(version.name, version.version) for version in everything if version.digest in gone}
-    for name in sorted({name for name, _ in ids}):
-        wait_turn(connection, name)
     found = (Alias(**row) for row in connection.execute(select(aliases)).mappings())
     return [alias for alias in found if (alias.adapter_name, alias.version) in ids]
 

@@ -221,7 +221,9 @@ class Registry:
 
         Raises:
             IntegrityError: if they are missing or differ.
+            ErasedError: if somebody's data was in them.
         """
+        _refuse_erased(version.id, version)
         if version.parts:
             for part in version.parts:
                 self.verify_files(self.find_digest(part.digest))

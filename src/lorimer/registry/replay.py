@@ -7,6 +7,7 @@ from sqlalchemy import Engine, select
 from lorimer.config import home
 from lorimer.database import begin_write
 from lorimer.registry.audit import current_actor, record
+from lorimer.registry.erasures import list_erasures, note
 from lorimer.registry.fence import fence
 from lorimer.registry.registry import Registry, folder_of
 from lorimer.registry.schema import aliases, subjects
@@ -36,7 +37,13 @@ def replay_tombstones(engine: Engine) -> Taken | None:
         routes = fence(connection, registry, scope, keys, erasure=erasure, actor=actor)
         details = {"num_records": len(scope.records), "datasets": sorted(one.digest for one in scope.datasets), "num_routes": len(routes)}
         record(connection, actor=actor, action="replay_tombstones", subject="database", details=details)
-    return take_out(registry, scope, keys, erasure="replay", on_replaced=lambda old, new: None, known=dict.fromkeys(buried))
+
+    def replaced(old: str, new: str | None) -> None:
+        for one in list_erasures(registry, open_only=True):  # which goes on from what took its dataset's place
+            if old in one.document.get("datasets", {}):
+                note(registry, one, datasets={**one.document["datasets"], old: new})
+
+    return take_out(registry, scope, keys, erasure="replay", on_replaced=replaced, known=dict.fromkeys(buried))
 
 
 def _is_here(engine: Engine, scope: Scope, keys: Collection[str]) -> bool:

@@ -125,24 +125,22 @@ class Models:
             return Target(id=self.base_name)
         if "*" in model or "+" in model:
             return self._compose(self._spelled(model), param="model")
-        if self.may_use_base and self._falls_back(model):
-            return Target(id=self.base_name)
-        return self._target([(self._find(model), 1.0)], param="model")
+        try:
+            found = self._find(model)
+        except ApiError as refusal:
+            if self.may_use_base and self._falls_back(model, refusal):
+                return Target(id=self.base_name)
+            raise
+        return self._target([(found, 1.0)], param="model")
 
-    def _falls_back(self, model: str) -> bool:
+    def _falls_back(self, model: str, refusal: ApiError) -> bool:
         """Whether a route has nothing left to point at since somebody's data is being erased: then the base answers."""
         adapter, _, reference = model.partition("@")
-        if not REFERENCE_PATTERN.fullmatch(model) or VERSION_PATTERN.fullmatch(reference):
+        if VERSION_PATTERN.fullmatch(reference) or not REFERENCE_PATTERN.fullmatch(model):
             return False
-        try:
-            self.registry.resolve(model)
-        except ErasedError:
+        if refusal.code == "model_erased":
             return True
-        except NotFoundError:
-            return bool(reference) and bool(self.registry.history(adapter)) and self.registry.is_held(adapter, reference)
-        except UsageError:
-            pass
-        return False
+        return bool(reference) and bool(self.registry.history(adapter)) and self.registry.is_held(adapter, reference)
 
     def _find(self, name: str, *, param: str = "model") -> AdapterVersion:
         """The version of that name, made for this base."""
