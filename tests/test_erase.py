@@ -251,3 +251,35 @@ def test_a_crash_anywhere_is_resumed(home: Path, point: str, number: int) -> Non
     assert find_erasure(registry, asked.id).state == "certified"
     check_erased(registry, home)
     registry.engine.dispose()
+
+
+def test_of_a_sharded_version_one_shard_is_trained_anew(home: Path, made: Path, registry: Registry) -> None:
+    dataset = read_dataset("tickets")
+    key = find_key(registry.engine, WHO)
+    (home / "recipe.yaml").write_text(
+        f"base: {made / 'base'}\ndataset: tickets\nname: parted\nprivacy: {{mode: sharded, shards: 3}}\n{KEYS}"
+    )
+    list(build(read_recipe(home / "recipe.yaml")))
+    before = registry.resolve("parted@v1")
+    held = {
+        part.id: (registry.find(part.id).digest, (registry.find(part.id).path / "adapter_model.safetensors").read_bytes())
+        for part in before.parts
+    }
+    theirs = [i for i in held if key in {row.subject for row in read_dataset(registry.find(i).dataset_digest).train}]
+    assert len(theirs) == 1
+    done = erase_all(registry)
+    assert done.state == "certified"
+    assert grep(home) == []
+    after = registry.find("parted@v2")
+    kept = {part.digest for part in after.parts} & {digest for digest, _ in held.values()}
+    assert kept == {digest for name, (digest, _) in held.items() if name not in theirs}
+    assert all(
+        (registry.find_digest(digest).path / "adapter_model.safetensors").read_bytes() in {one for _, one in held.values()}
+        for digest in kept
+    )
+    assert after.dataset_digest == read_dataset("tickets").digest != dataset.digest
+    assert registry.history(theirs[0].partition("@")[0])[0].version == 2
+    with pytest.raises(ErasedError):
+        registry.resolve("parted@v1")
+    aliases = {alias.id: alias.version for alias in registry.aliases("parted")}
+    assert aliases == ({"parted@champion": 2} if after.gate_verdict == "PASS" else {})

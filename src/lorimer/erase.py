@@ -38,6 +38,7 @@ from lorimer.registry.registry import Registry
 from lorimer.registry.schema import held_routes
 from lorimer.registry.scope import Scope, count_requests, find_scope, recipe_of
 from lorimer.registry.takeout import take_out, work_folder
+from lorimer.sharding import is_sharded, retrain_shards
 from lorimer.storage import digest_of, hold_lock, write_bytes, write_text
 from lorimer.training.runs import list_runs, run_folder
 
@@ -197,18 +198,26 @@ def _retrain(registry: Registry, erasure: Erasure) -> Iterator[Made | Erasure]:
         digest = erasure.document["datasets"].get(one["dataset_digest"], one["dataset_digest"])
         new: dict[str, Any] = {"id": None, "digest": None, "verdict": "ERROR", "why": "no row is left to learn from", "dataset": None}
         if digest is not None:
-            recipe = _renewed_recipe(work_folder(erasure.id) / f"{one['run_id']}.yaml", one["name"], digest, erasure)
+            recipe = _renewed_recipe(_kept_recipe(erasure, one["run_id"]), one["name"], digest, erasure)
             key = (recipe.base, recipe.quantise)
             base = bases[key] = bases.get(key) or load_base(recipe.base, quantisation=recipe.quantise)
             version = None
-            for made in _train(recipe, digest, base):
-                yield made
-                version = made if isinstance(made, AdapterVersion) else version
-            if version is None:
-                raise TrainingError(f"{one['version']} was not trained anew: `lorimer runs list` says why; then `lorimer erasures resume`")
-            why = yield from _judge(version, base)
-            verdict = registry.find(version.id).gate_verdict or "ERROR"
-            new = {"id": version.id, "digest": version.digest, "verdict": verdict, "why": why, "dataset": version.dataset_digest}
+            try:
+                for made in _train_shards(registry, erasure, one, base) if one["shards"] else _train(recipe, digest, base):
+                    yield made
+                    version = made if isinstance(made, AdapterVersion) else version
+            except TrainingError as exc:
+                if not one["shards"]:
+                    raise
+                new["why"] = str(exc)  # too few shards have rows left: nothing takes its place
+            else:
+                if version is None:
+                    raise TrainingError(
+                        f"{one['version']} was not trained anew: `lorimer runs list` says why; then `lorimer erasures resume`"
+                    )
+                why = yield from _judge(version, base)
+                verdict = registry.find(version.id).gate_verdict or "ERROR"
+                new = {"id": version.id, "digest": version.digest, "verdict": verdict, "why": why, "dataset": version.dataset_digest}
         erasure = note(registry, erasure, retrained={**erasure.document.get("retrained", {}), one["digest"]: new})
         yield erasure
     retrained = erasure.document.get("retrained", {})
@@ -226,6 +235,12 @@ def _train(recipe: Recipe, digest: str, base: Base) -> Iterator[Made]:
             except TrainingError:  # it cannot: it is trained from its beginning
                 shutil.rmtree(run_folder(run["id"]), ignore_errors=True)
     yield from train_on(recipe, read_dataset(digest), base)
+
+
+def _train_shards(registry: Registry, erasure: Erasure, one: dict[str, Any], base: Base) -> Iterator[Made]:
+    """Of a sharded version the shards that held the rows; the others stay as they are, to the byte."""
+    recipes = {run_id: read_recipe(_kept_recipe(erasure, run_id)) for run_id in one["shards"]}
+    yield from retrain_shards(registry.find(one["version"]), replaced=erasure.document["datasets"], recipes=recipes, base=base)
 
 
 def _judge(version: AdapterVersion, base: Base) -> Generator[Made, None, str]:
@@ -320,27 +335,50 @@ def _keep_recipes(erasure: Erasure, found: Scope) -> set[str]:
     kept = set()
     for version in found.radius.versions:
         if path := recipe_of(version):
-            write_bytes(work_folder(erasure.id) / f"{version.run_id}.yaml", path.read_bytes())
+            write_bytes(_kept_recipe(erasure, version.run_id), path.read_bytes())
             kept.add(version.run_id)
     return kept
 
 
+def _kept_recipe(erasure: Erasure, run_id: str) -> Path:
+    return work_folder(erasure.id) / f"{run_id}.yaml"
+
+
 def _choose(found: Scope, routes: Sequence[dict[str, Any]], recipes: set[str]) -> list[dict[str, Any]]:
-    """What is trained anew: what routes pointed at, and of each name the newest; those that others are held against come first."""
+    """What is trained anew: what routes pointed at, and of each name the newest; those that others are held against come first.
+
+    The shards of a sharded version are trained for it.
+    """
     routed = {(route["name"], route["version"]) for route in routes}
+    sharded = [version for version in found.radius.compositions if is_sharded(version)]
+    runs_of = {version.id: _runs_of(version, found, recipes) for version in sharded}
+    shards = {part.id for version in sharded for part in version.parts}
+    candidates = [version for version in found.radius.versions if version.run_id in recipes and version.id not in shards]
+    candidates += [version for version in sharded if runs_of[version.id]]
     newest: dict[str, int] = {}
-    for version in found.radius.versions:
+    for version in candidates:
         newest[version.name] = max(newest.get(version.name, 0), version.version)
-    chosen = [
-        version
-        for version in found.radius.versions
-        if version.run_id in recipes and ((version.name, version.version) in routed or newest[version.name] == version.version)
-    ]
+    chosen = [v for v in candidates if (v.name, v.version) in routed or newest[v.name] == v.version]
     own = set(found.radius.datasets)
     described = [
-        {"version": v.id, "name": v.name, "digest": v.digest, "run_id": v.run_id, "dataset_digest": v.dataset_digest} for v in chosen
+        {
+            "version": v.id,
+            "name": v.name,
+            "digest": v.digest,
+            "run_id": v.run_id or runs_of[v.id][0],
+            "dataset_digest": v.dataset_digest,
+            "shards": runs_of.get(v.id, []),
+        }
+        for v in chosen
     ]
     return sorted(described, key=lambda one: (one["dataset_digest"] not in own, one["version"]))
+
+
+def _runs_of(version: AdapterVersion, found: Scope, recipes: set[str]) -> list[str]:
+    """The runs of those shards of a version that held the rows, if the recipes of all of them are known."""
+    parts = {part.id for part in version.parts}
+    runs = [shard.run_id for shard in found.radius.versions if shard.id in parts]
+    return runs if all(run in recipes for run in runs) else []
 
 
 def _others(found: Scope, retrain: Sequence[dict[str, Any]]) -> list[str]:

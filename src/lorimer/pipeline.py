@@ -221,7 +221,7 @@ def train_on(recipe: Recipe, dataset: Dataset, base: Base) -> Iterator[Made]:
     yield plan_
     run = open_run(recipe, plan_, dataset, base)
     yield run
-    yield from _train_and_register([run], base, "strict")
+    yield from train_and_register([run], base, "strict")
 
 
 def compare_runs(run_ids: Sequence[str]) -> Comparison:
