@@ -224,7 +224,7 @@ def _describe(folder: Path, records: Collection[str], pointed: dict[str, list[st
         name=opened.name,
         folder=folder,
         names=tuple(pointed.get(opened.digest, ())),
-        num_rows=dict(num_rows),
+        num_rows={str(split): count for split, count in num_rows.items()},
         num_synthetic=num_synthetic,
         num_twins=_count_twins(folder, sources),
     )
