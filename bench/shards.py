@@ -33,6 +33,7 @@ from lorimer.evaluation.statistics import compare_pairs
 from lorimer.model.adapter import load_adapter
 from lorimer.model.base import Base, load_base
 from lorimer.model.lora import LoRA, LoRAWeights
+from lorimer.model.machine import prepare_for_many_shapes
 from lorimer.pipeline import Made, judge_version, train_recipes
 from lorimer.registry.records import AdapterVersion
 from lorimer.registry.registry import Registry
@@ -153,6 +154,7 @@ def main() -> None:
     parser.add_argument("--shards", type=int, nargs="*", default=COUNTS, help="how many; 1 is the whole, which the others need")
     parser.add_argument("--dry", action="store_true", help="print, but write no results")
     args = parser.parse_args()
+    prepare_for_many_shapes()
     folder = Path(args.base or gemma()).absolute()
     os.environ["LORIMER_HOME"] = str(WORK / f"shards-{args.rows}-{args.epochs:g}")
     dataset, base = tickets(args.rows, args.test), load_base(str(folder))
