@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -211,7 +210,7 @@ def _holds(folder: Path, records: Collection[str]) -> bool:
 def _describe(folder: Path, records: Collection[str], pointed: dict[str, list[str]]) -> HeldDataset:
     opened = open_dataset(folder.name)
     assert folder.name == opened.digest[:FOLDER_LEN]
-    num_rows = Counter(dict.fromkeys(SPLITS, 0))
+    num_rows: dict[str, int] = dict.fromkeys(SPLITS, 0)
     sources, num_synthetic = set(), 0
     for split in SPLITS:
         for row in opened.rows(split):
