@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from lorimer import erase, storage
+from lorimer import erase
 from lorimer.cli.main import run
 from lorimer.config import ColumnNames
 from lorimer.data.curate import curate
@@ -306,15 +307,15 @@ def test_two_operators_at_once(registry: Registry, tickets: Dataset) -> None:
 
 def test_full_disk_is_told_and_resumed(registry: Registry, tickets: Dataset, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ask_and_approve(registry)
-    own = storage.os.rename
+    own = os.rename
 
     def full(source: Any, target: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(storage.os, "rename", full)
+    monkeypatch.setattr(os, "rename", full)
     with pytest.raises(StorageError, match="the disk is full"):
         finish(registry, asked)
-    monkeypatch.setattr(storage.os, "rename", own)
+    monkeypatch.setattr(os, "rename", own)
     assert read_dataset("tickets").digest == tickets.digest  # as it was, but fenced off
     assert finish(registry, asked).state == "certified"
     assert grep(home, "zebra") == []
