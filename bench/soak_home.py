@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import torch
 
-from fakes import byte_tokenizer, tiny_model
+from fakes import WIDE, byte_tokenizer, tiny_model
 from lorimer.data.example import Message
 from lorimer.inference.composition import BASE, Composition, Part
 from lorimer.inference.engine import Engine, EngineConfig, generate
@@ -77,7 +77,7 @@ def topic_of(name: str) -> Sequence[str]:
 
 def save_small_base(folder: Path) -> None:
     """A random base of three layers that can be sure of a token: its vectors of tokens are long enough for that."""
-    model = tiny_model("gemma3")
+    model = tiny_model("gemma3", sizes=WIDE)
     with torch.no_grad():
         model.get_input_embeddings().weight.mul_(6)
     model.save_pretrained(folder)

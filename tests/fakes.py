@@ -35,6 +35,9 @@ SIZES = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "nu
 GROUPED = {**SIZES, "num_key_value_heads": 2}
 IDS = {"vocab_size": 264, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
 
+WIDE = {"hidden_size": 64, "intermediate_size": 192, "head_dim": 32, "vocab_size": 320}
+"""Sizes for which a step is one compiled call in bfloat16."""
+
 CONFIGS: dict[str, PreTrainedConfig] = {
     "llama": LlamaConfig(**GROUPED, **IDS),
     "qwen2": Qwen2Config(**GROUPED, **IDS),
@@ -65,10 +68,12 @@ def byte_tokenizer(*, with_turns: bool = True) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
 
 
-def tiny_model(architecture: str, *, seed: int = 0, attention: str = IMPLEMENTATION) -> PreTrainedModel:
+def tiny_model(
+    architecture: str, *, seed: int = 0, attention: str = IMPLEMENTATION, sizes: Mapping[str, int] | None = None
+) -> PreTrainedModel:
     """A random float32 model; equal seeds give equal weights."""
     torch.manual_seed(seed)
-    config = CONFIGS[architecture].__class__.from_dict(CONFIGS[architecture].to_dict())
+    config = CONFIGS[architecture].__class__.from_dict({**CONFIGS[architecture].to_dict(), **(sizes or {})})
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
     with torch.no_grad():  # norms and biases start as ones and zeros: make them count
         for parameter in model.parameters():

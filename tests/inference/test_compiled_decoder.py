@@ -5,9 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
-from fakes import CONFIGS, byte_tokenizer, random_lora
+from fakes import WIDE, byte_tokenizer, random_lora, tiny_model
 from lorimer.inference import compiled_product
 from lorimer.inference.compiled_product import MAX_ROWS, CompiledProduct, faster
 from lorimer.inference.composition import BASE, Composition, Part, alone
@@ -17,11 +16,9 @@ from lorimer.inference.kernels import Kernels, load_kernels
 from lorimer.inference.kv_cache import Work
 from lorimer.inference.sampling import SamplingParams
 from lorimer.inference.sequence import Sequence
-from lorimer.model.attention import IMPLEMENTATION
 from lorimer.model.base import Base
 from lorimer.model.packed import PackedLinear
 
-SIZES = {"hidden_size": 64, "intermediate_size": 192, "head_dim": 32, "vocab_size": 320}
 FUSED = ("llama", "qwen2", "qwen3", "gemma3", "mistral")
 
 
@@ -42,12 +39,7 @@ def threads() -> Iterator[None]:
 
 def make_engine(architecture: str) -> Engine:
     """Over a random base in bfloat16 whose widths are those of panels; adapters of several ranks, one of them not in every layer."""
-    torch.manual_seed(0)
-    config = CONFIGS[architecture].__class__.from_dict({**CONFIGS[architecture].to_dict(), **SIZES})
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation=IMPLEMENTATION)
-    for parameter in model.parameters():
-        if parameter.ndim == 1:
-            parameter.data.add_(torch.randn_like(parameter) * 0.1)
+    model = tiny_model(architecture, sizes=WIDE).to(torch.bfloat16)
     base = Base(name=f"wide-{architecture}", digest=f"{0:064x}", model=model, tokenizer=byte_tokenizer())
     engine = Engine(base, EngineConfig(cache_bytes=4_000_000))
     for seed, rank in enumerate((2, 16, 5)):
