@@ -109,8 +109,9 @@ def test_chat_answers_once_in_process_and_through_a_server(base_folder: Path) ->
     assert here == there
 
 
-def test_chat_reads_lines_until_the_end(base_folder: Path) -> None:
-    with background_server(open_app(load_base(str(base_folder)))) as url:
+def test_chat_reads_lines_until_the_end(base_folder: Path, tmp_path: Path) -> None:
+    save_tiny_base(tmp_path / "brief", seed=16)  # whose answers are a few letters long: two of them fit in what it can take in
+    with background_server(open_app(load_base(str(tmp_path / "brief")))) as url:
         result = CliRunner().invoke(app, ["chat", "base", "--url", url], input="no\n\nyes\n", catch_exceptions=False)
         once = run("chat", "base", "--message", "no", "--url", url)
     assert result.stdout.startswith(once)

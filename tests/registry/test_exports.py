@@ -73,8 +73,8 @@ def test_export_is_still_as_it_was_sealed(registry: Registry, known: AdapterVers
     seal = Seals(registry.engine).verify(known.digest, tmp_path / "out")
     assert seal is not None
     assert origin_of(registry, tmp_path / "out", allow_unsigned=False) == "imported-signed"
-    (tmp_path / "out" / "more.bin").write_bytes(b"1")
-    with pytest.raises(IntegrityError, match=r"more\.bin"):
+    (tmp_path / "out" / "more.json").write_bytes(b"1")
+    with pytest.raises(IntegrityError, match=r"more\.json"):
         origin_of(registry, tmp_path / "out", allow_unsigned=False)
 
 
