@@ -212,7 +212,7 @@ CRASHES: dict[str, tuple[Any, str]] = {
     "after the release": (erase, "promote"),
     "after the receipt": (erase, "make_receipt"),
 }
-POINTS = [("after a state", number) for number in range(7)] + [(name, 0) for name in CRASHES if name != "after a state"]
+POINTS = [("after a state", number) for number in range(6)] + [(name, 0) for name in CRASHES if name != "after a state"]
 
 
 def crash_at(point: str, number: int, work: Callable[[], None]) -> int:

@@ -203,7 +203,7 @@ def _retrain(registry: Registry, erasure: Erasure) -> Iterator[Made | Erasure]:
             base = bases[key] = bases.get(key) or load_base(recipe.base, quantisation=recipe.quantise)
             version = None
             try:
-                for made in _train_shards(registry, erasure, one, base) if one["shards"] else _train(recipe, digest, base):
+                for made in _train_shards(registry, erasure, one, base) if one["shards"] else _train(registry, recipe, digest, base):
                     yield made
                     version = made if isinstance(made, AdapterVersion) else version
             except TrainingError as exc:
@@ -225,10 +225,16 @@ def _retrain(registry: Registry, erasure: Erasure) -> Iterator[Made | Erasure]:
     yield change(registry, erasure, "gated", "gate_erasure", details=details)
 
 
-def _train(recipe: Recipe, digest: str, base: Base) -> Iterator[Made]:
-    """Go on with the run that an interruption ended, else begin one."""
-    for run in list_runs():
-        if (run["dataset_digest"], run["adapter_name"]) == (digest, recipe.name) and run["state"] in ("running", "interrupted"):
+def _train(registry: Registry, recipe: Recipe, digest: str, base: Base) -> Iterator[Made]:
+    """What an interrupted attempt has trained; else go on with the run that the interruption ended; else begin one."""
+    own = [run for run in list_runs() if (run["dataset_digest"], run["adapter_name"]) == (digest, recipe.name)]
+    ended = {run["id"] for run in own if run["state"] == "succeeded"}
+    assert recipe.name is not None, "`_renewed_recipe` names it"
+    if trained := [version for version in registry.history(recipe.name) if version.run_id in ended and version.dataset_digest == digest]:
+        yield trained[0]
+        return
+    for run in own:
+        if run["state"] in ("running", "interrupted"):
             try:
                 yield from resume(run["id"])
                 return
