@@ -165,6 +165,7 @@ def work(home: Path, name: str, barrier: "multiprocessing.synchronize.Barrier", 
         assert read_dataset(other).train[0].messages[0].content.startswith(other)
 
 
+@pytest.mark.faults
 def test_two_homes_of_one_postgresql_and_one_s3_see_each_others_work(
     s3_url: str, postgresql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

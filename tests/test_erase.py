@@ -235,6 +235,7 @@ def crash_at(point: str, number: int, work: Callable[[], None]) -> int:
         os._exit(1)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(("point", "number"), POINTS)
 def test_a_crash_anywhere_is_resumed(home: Path, point: str, number: int) -> None:
     def work() -> None:
