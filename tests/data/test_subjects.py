@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from lorimer.config import ColumnNames
 from lorimer.data.curate import curate
-from lorimer.data.subjects import destroy_key, find_key, metadata, subject_keys
+from lorimer.data.subjects import destroy_keys, find_key, metadata, subject_keys
 from lorimer.database import begin_write, open_database
 
 
@@ -35,8 +35,8 @@ def test_keys_are_random_kept_and_each_subjects_own(engine: Engine) -> None:
 def test_destroyed_key_is_not_found_and_not_made_again(engine: Engine) -> None:
     old = subject_keys(engine, ["ann"])["ann"]
     with begin_write(engine) as connection:
-        assert destroy_key(connection, "ann")
-        assert not destroy_key(connection, "ann")
+        assert destroy_keys(connection, [old]) == 1
+        assert destroy_keys(connection, [old]) == 0
     assert find_key(engine, "ann") is None
     assert subject_keys(engine, ["ann"])["ann"] != old
 

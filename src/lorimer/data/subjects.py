@@ -4,12 +4,13 @@ Once the key is destroyed, nothing ties the rows' key to the person any more.
 """
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 
 from sqlalchemy import CHAR, Column, Connection, Engine, MetaData, String, Table, Text, delete, insert, select
 
 from lorimer.database import begin_write
+from lorimer.errors import LorimerError
 
 KEY_BYTES = 16
 AT_A_TIME = 500  # ids asked for in one statement: databases limit its parameters
@@ -50,9 +51,16 @@ def find_key(engine: Engine, subject: str) -> str | None:
         return _find(connection, [subject]).get(subject)
 
 
-def destroy_key(connection: Connection, subject: str) -> bool:
-    """Forget which key was this subject's, in the caller's transaction; whether there was one."""
-    return bool(connection.execute(delete(subjects).where(subjects.c.subject == subject)).rowcount)
+def destroy_keys(connection: Connection, keys: Collection[str]) -> int:
+    """Forget whose these keys were, in the caller's transaction; returns how many there were.
+
+    Raises:
+        LorimerError: if the database does not say.
+    """
+    num = connection.execute(delete(subjects).where(subjects.c.key.in_(keys))).rowcount
+    if num < 0:
+        raise LorimerError("the database does not say how many subject keys it has destroyed: update its driver")
+    return int(num)
 
 
 def _find(connection: Connection, wanted: list[str]) -> dict[str, str]:

@@ -59,13 +59,12 @@ class CompiledDecoder:
             for group in (layer.qkv_group, layer.out_group, layer.gate_up_group, layer.down_group):
                 self.places[group] = sum(len(other.names) for other in self.places)
         self.plan = (_Layer * len(layers))(*(self._lay_out(layer, after) for layer, after in zip(layers, norms_after, strict=True)))
-        first = layers[0]
-        widths = {
-            "qkv": sum(first.qkv.out_features),
-            "mixed": first.out_group.in_features,
-            "gate_up": sum(first.gate_up.out_features),
-            "middle": first.down_group.in_features,
-            "y": first.qkv_group.in_features,
+        widths = {  # of the widest layer: not every decoder has all alike
+            "qkv": max(sum(layer.qkv.out_features) for layer in layers),
+            "mixed": max(layer.out_group.in_features for layer in layers),
+            "gate_up": max(sum(layer.gate_up.out_features) for layer in layers),
+            "middle": max(layer.down_group.in_features for layer in layers),
+            "y": max(layer.qkv_group.in_features for layer in layers),
         }
         self.room = {name: torch.empty(MAX_ROWS, width, dtype=torch.bfloat16) for name, width in widths.items()}
         self.counters = torch.empty(len(layers) * PHASES * 2 * LINE, dtype=torch.int32)

@@ -54,10 +54,6 @@ class ArchiveWriter:
         finally:
             self._receiving.__exit__(kind, error, trace)
 
-    def add_bytes(self, name: str, data: bytes) -> None:
-        """A file of these bytes."""
-        self._note(name, io.BytesIO(data), len(data))
-
     def add_file(self, name: str, path: Path) -> None:
         """A file as it is now; if it is replaced meanwhile the old one is kept, if it grows its beginning is."""
         with path.open("rb") as file:

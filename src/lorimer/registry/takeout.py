@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, delete
+from sqlalchemy import Connection
 
 from lorimer.config import home
 from lorimer.data.example import Example, example_from_json
+from lorimer.data.subjects import destroy_keys
 from lorimer.database import begin_write
-from lorimer.errors import LorimerError
 from lorimer.registry.absence import Absence, scrub_database, texts_of, verify_absence
 from lorimer.registry.registry import Registry
 from lorimer.registry.removal import (
@@ -30,7 +30,6 @@ from lorimer.registry.removal import (
     remove_runs,
     repoint,
 )
-from lorimer.registry.schema import subjects
 from lorimer.registry.scope import Scope, subjects_of
 from lorimer.storage import read_jsonl, write_jsonl
 
@@ -110,7 +109,4 @@ def _kept_rows(folder: Path) -> Iterator[Example]:
 def _destroy_keys(connection: Connection, keys: Collection[str]) -> int:
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("PRAGMA secure_delete = ON")
-    num = connection.execute(delete(subjects).where(subjects.c.key.in_(keys))).rowcount
-    if num < 0:
-        raise LorimerError("the database does not say how many subject keys it has destroyed: update its driver")
-    return int(num)
+    return destroy_keys(connection, keys)
