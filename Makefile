@@ -20,7 +20,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 quickstart: $(INSTALLED) ## the whole story on real data, ends with a served adapter
 	$(BIN)/lorimer quickstart
 
-test: $(INSTALLED) test-faults ## the tests (no network, no downloads)
+test: $(INSTALLED) ## the tests (no network, no downloads)
 	$(BIN)/pytest
 
 check: $(INSTALLED) ## lint, format, types, import contract
