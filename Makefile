@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test test-faults check install lock format size clean test-quality test-clients fuzz soak bench-train bench-claims bench-xsid bench-plan bench-serve bench-data bench-shards help
+.PHONY: quickstart test check install lock format size clean test-quality test-clients fuzz soak bench-train bench-claims bench-xsid bench-plan bench-serve bench-data bench-shards help
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -31,10 +31,6 @@ check: $(INSTALLED) ## lint, format, types, import contract
 
 test-quality: $(INSTALLED) ## the slow ones: the real base learns the help desk
 	$(BIN)/pytest -m real_base
-
-test-faults: $(INSTALLED) ## erasures that crash between any two steps, two homes at once
-	$(BIN)/pytest -m faults tests/test_erase.py
-	$(BIN)/pytest -m faults tests/test_blobs.py
 
 test-clients: $(INSTALLED) .venv-clients ## LangChain's and LlamaIndex's classes against a server of ours
 	PYTHONPATH=src .venv-clients/bin/python -m pytest tests/serving/test_frameworks.py

@@ -1,22 +1,21 @@
 """A store between two homes: folders appear whole, by digest, or not at all."""
 
 import json
-import multiprocessing
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import FRESH, make_dataset, work_in_home
 
 from lorimer import blobs
 from lorimer.blobs import fetch, open_store, publish, publish_file, published_names, refresh_file, remove
 from lorimer.config import home as home_folder
-from lorimer.data.curate import curate
-from lorimer.data.dataset import Dataset, dataset_names, list_datasets, read_dataset
+from lorimer.data.dataset import dataset_names, list_datasets, read_dataset
 from lorimer.database import open_database
 from lorimer.errors import ConfigError, IntegrityError, StorageError
-from lorimer.registry.records import NewVersion
 from lorimer.registry.registry import Registry
-from lorimer.storage import canonical_json, write_bytes
+from lorimer.storage import write_bytes
 
 Switch = Callable[[str], Path]
 
@@ -46,12 +45,6 @@ def fill(folder: Path, **files: bytes) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def make_dataset(name: str, folder: Path, word: str) -> Dataset:
-    rows = ({"prompt": f"{word} {number}?", "completion": f"yes, {number}"} for number in range(20))
-    write_bytes(folder / f"{name}.jsonl", b"".join(canonical_json(row) + b"\n" for row in rows))
-    return curate([folder / f"{name}.jsonl"], name=name)
 
 
 def test_folder_goes_from_home_to_home(switch: Switch) -> None:
@@ -145,36 +138,15 @@ def test_datasets_and_their_names_are_shared(switch: Switch, tmp_path: Path) -> 
     assert [summary.digest for summary in list_datasets()] == [second.digest]
 
 
-def work(home: Path, name: str, barrier: "multiprocessing.synchronize.Barrier", source: Path) -> None:
-    """A home's process: makes an adapter and a dataset, then wants those of all."""
-    import os
-
-    os.environ["LORIMER_HOME"] = str(home)
-    registry = Registry(open_database())
-    digests = {"base_digest": "b" * 64, "dataset_digest": "d" * 64, "template_digest": "t" * 64}
-    write_bytes(source / "adapter_model.safetensors", name.encode() * 1000)
-    write_bytes(source / "adapter_config.json", b"{}")
-    numbers = {"rank": 1, "alpha": 1.0, "num_parameters": 1}
-    registry.register(NewVersion(name=name, source=source, base_name="b", dataset_name="t", run_id="r", **digests, **numbers))
-    make_dataset(name, source, name)
-    barrier.wait()
-    for other in ("first", "second"):
-        version = registry.resolve(other)
-        registry.verify_files(version)
-        assert (version.path / "adapter_model.safetensors").read_bytes() == other.encode() * 1000
-        assert read_dataset(other).train[0].messages[0].content.startswith(other)
-
-
-@pytest.mark.faults
 def test_two_homes_of_one_postgresql_and_one_s3_see_each_others_work(
     s3_url: str, postgresql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LORIMER_STORAGE", s3_url)
     monkeypatch.setenv("LORIMER_DATABASE", postgresql_url)
-    spawn = multiprocessing.get_context("spawn")
-    barrier = spawn.Barrier(2, timeout=300)
+    barrier = FRESH.Barrier(2, timeout=300)
     processes = [
-        spawn.Process(target=work, args=(tmp_path / name, name, barrier, tmp_path / "runs" / name)) for name in ("first", "second")
+        FRESH.Process(target=work_in_home, args=(dict(os.environ), tmp_path / name, name, barrier, tmp_path / "runs" / name))
+        for name in ("first", "second")
     ]
     for process in processes:
         process.start()
