@@ -6,13 +6,13 @@ from typing import Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from lorimer.config import Metric, home
+from lorimer.config import home
 from lorimer.evaluation.gates import GateResult
 from lorimer.evaluation.report import EvalReport, ItemResult, Slice
 from lorimer.storage import write_json, write_text
 
 Outcome = Literal["won", "lost", "both_wrong", "both_right", "unscored"]
-METRIC_WORDS: dict[Metric, str] = {
+METRIC_WORDS: dict[str, str] = {
     "exact": "the answer is the wanted text",
     "exact_json": "the answer is one JSON object with exactly the wanted fields and values",
     "contains": "the wanted text appears in the answer",

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from lorimer.config import Metric
 from lorimer.data.example import Message
 from lorimer.errors import DataError
 from lorimer.evaluation.scorers import field_accuracy, score
@@ -59,7 +58,7 @@ class EvalReport:
     dataset_digest: str
     split: str
     task_digest: str
-    metric: Metric
+    metric: str
     num_items: int
     num_unscored: int
     """Items where one of the answers could not be judged; they are kept, but counted nowhere else."""
@@ -163,8 +162,8 @@ def prompt_text(messages: Sequence[Message]) -> str:
 
 
 def _judge(task: Task, sample: Sample, base_answer: str | None, adapter_answer: str | None) -> ItemResult:
-    base = score(task.metric, base_answer, sample.target)
-    adapter = score(task.metric, adapter_answer, sample.target)
+    base = score(task.metric, base_answer, sample)
+    adapter = score(task.metric, adapter_answer, sample)
     for name, value in (("base", base.value), ("adapter", adapter.value)):
         assert value in (None, 0.0, 1.0), f"item {sample.id}: {name} scored {value}; paired proportions need right or wrong"
     return ItemResult(

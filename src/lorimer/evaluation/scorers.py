@@ -3,75 +3,60 @@
 import json
 import math
 import unicodedata
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-from lorimer.config import Metric
+from lorimer.evaluation.score import Score, Scorer, scored
 from lorimer.evaluation.statistics import Proportion, proportion_of
+from lorimer.evaluation.task import Sample
 from lorimer.storage import canonical_json
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """What a scorer says about one answer."""
-
-    value: float | None
-    """1 for right, 0 for wrong, None for unscored."""
-    answer: str
-    explanation: str = ""
-    """Why it is not right, for a person."""
-
-
-Scorer = Callable[[str, str], Score]
-"""(answer, target) -> Score"""
-
-
-def exact(answer: str, target: str) -> Score:
+def exact(answer: str, sample: Sample) -> Score:
     """Right if the texts are equal once trimmed."""
-    right = _trim(answer) == _trim(target)
-    return _scored(right, answer, "differs from the wanted text")
+    right = _trim(answer) == _trim(sample.target)
+    return scored(right, answer, "differs from the wanted text")
 
 
-def exact_json(answer: str, target: str) -> Score:
+def exact_json(answer: str, sample: Sample) -> Score:
     """Right if the whole answer is one JSON object with exactly the target's fields and values."""
-    wanted, found = parse_object(target), parse_object(answer)
+    wanted, found = parse_object(sample.target), parse_object(answer)
     if wanted is None:
         return Score(value=None, answer=answer, explanation="the target is not a JSON object")
     if found is None:
-        return _scored(False, answer, "is not one JSON object and nothing else")
+        return scored(False, answer, "is not one JSON object and nothing else")
     problems = [
         *(f"{name!r} differs" for name in wanted if name in found and found[name] != wanted[name]),
         *(f"{name!r} is missing" for name in wanted if name not in found),
         *(f"{name!r} is not wanted" for name in found if name not in wanted),
     ]
-    return _scored(not problems, answer, "; ".join(problems))
+    return scored(not problems, answer, "; ".join(problems))
 
 
-def contains(answer: str, target: str) -> Score:
+def contains(answer: str, sample: Sample) -> Score:
     """Right if the target appears somewhere in the answer, whatever its case."""
-    wanted = _trim(target).casefold()
+    wanted = _trim(sample.target).casefold()
     if not wanted:
         return Score(value=None, answer=answer, explanation="the target is empty: any answer contains it")
-    return _scored(wanted in _trim(answer).casefold(), answer, "does not contain the wanted text")
+    return scored(wanted in _trim(answer).casefold(), answer, "does not contain the wanted text")
 
 
-def label(answer: str, target: str) -> Score:
+def label(answer: str, sample: Sample) -> Score:
     """Right if the answer is the target's label: case, spaces around it and punctuation after it do not count."""
-    wanted, found = _label(target), _label(answer)
+    wanted, found = _label(sample.target), _label(answer)
     if not wanted:
         return Score(value=None, answer=answer, explanation="the target is empty: it names no label")
-    return _scored(found == wanted, answer, f"is not the label {wanted!r}")
+    return scored(found == wanted, answer, f"is not the label {wanted!r}")
 
 
-SCORERS: dict[Metric, Scorer] = {"exact": exact, "exact_json": exact_json, "contains": contains, "label": label}
+SCORERS: dict[str, Scorer] = {"exact": exact, "exact_json": exact_json, "contains": contains, "label": label}
 
 
-def score(metric: Metric, answer: str | None, target: str) -> Score:
+def score(metric: str, answer: str | None, sample: Sample) -> Score:
     """Score one answer; no answer at all (the engine gave none) is unscored, while an empty one is an answer."""
     if answer is None:
         return Score(value=None, answer="", explanation="no answer was given")
-    return SCORERS[metric](answer, target)
+    return SCORERS[metric](answer, sample)
 
 
 def field_accuracy(answers: Sequence[str | None], targets: Sequence[str]) -> dict[str, Proportion]:
@@ -118,10 +103,6 @@ def _number(text: str) -> float | int:
 def _refuse(text: str) -> float:
     """NaN and Infinity are no JSON, though Python would read them."""
     raise ValueError(f"{text} is not JSON")
-
-
-def _scored(right: bool, answer: str, explanation: str) -> Score:
-    return Score(value=float(right), answer=answer, explanation="" if right else explanation)
 
 
 def _trim(text: str) -> str:

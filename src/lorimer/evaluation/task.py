@@ -4,7 +4,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lorimer.config import Metric
 from lorimer.data.dataset import Dataset
 from lorimer.data.example import Example, Message
 from lorimer.errors import DataError
@@ -23,11 +22,18 @@ class Sample:
     prompt: tuple[Message, ...]
     target: str
     tags: dict[str, str] = field(default_factory=dict)
+    choices: tuple[str, ...] = ()
+    """Where one of several answers is right: all of them, the target among them."""
+    group: str = ""
+    """Items that are not independent have one in common (paraphrases, turns of a conversation, questions on one text)."""
+    spec: dict[str, Any] = field(default_factory=dict)
+    """What a scorer needs beyond the target: instructions to verify, a context, a JSON schema, a database."""
 
     def to_json(self) -> dict[str, Any]:
         """The JSON value a task's digest is taken of."""
         prompt = [{"role": message.role, "content": message.content} for message in self.prompt]
-        return {"id": self.id, "prompt": prompt, "target": self.target, "tags": self.tags}
+        own = {"id": self.id, "prompt": prompt, "target": self.target, "tags": self.tags}
+        return own | {"choices": list(self.choices), "group": self.group, "spec": self.spec}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +42,8 @@ class Task:
 
     name: str
     """The dataset's name."""
-    metric: Metric
+    metric: str
+    """A scorer's name."""
     samples: tuple[Sample, ...]
     dataset_digest: str
     split: Split = "test"
@@ -48,7 +55,7 @@ class Task:
         return digest_of({"metric": self.metric, "split": self.split, "dataset_digest": self.dataset_digest, "samples": samples})
 
 
-def task_from_dataset(dataset: Dataset, metric: Metric, split: Split = "test") -> Task:
+def task_from_dataset(dataset: Dataset, metric: str, split: Split = "test") -> Task:
     """Ask a split of a dataset: the prompt of every conversation, with its last answer as the target.
 
     Raises:
