@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -19,6 +19,7 @@ COMPARISON_METHODS: tuple[Method, ...] = ("full", "prompt_tuning", "prefix_tunin
 """Trained to be compared with adapters; what they make is neither registered nor served."""
 Quantisation = Literal["int8", "nf4"]
 Tracker = Literal["mlflow", "tensorboard", "wandb"]
+M = TypeVar("M", bound=BaseModel)
 UNION_TAG = re.compile(r"constrained-|literal\[|list\[|str$|int$")  # what pydantic puts in the place of a key of several kinds
 LANGUAGE_PATTERN = r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$"  # BCP 47, as far as examples are tagged with it
 
@@ -230,14 +231,23 @@ def read_curation(path: Path) -> Curation:
     Raises:
         ConfigError: if it is missing, not YAML, or has unknown or wrong keys; all of them in one message.
     """
-    value = _read_yaml(path, "rules file", "`lorimer data rules` prints one to begin with")
+    return read_keys(path, Curation, "rules file", "`lorimer data rules` prints one to begin with")
+
+
+def read_keys(path: Path, kind: type[M], what: str, advice: str) -> M:
+    """Read a YAML file of keys; an empty one has none. `what` it is and what to do without it are for messages.
+
+    Raises:
+        ConfigError: if it is missing, not YAML, or has unknown or wrong keys; all of them in one message.
+    """
+    value = _read_yaml(path, what, advice)
     if not isinstance(value, dict | None):
-        raise ConfigError(f"rules file {str(path)!r} holds {type(value).__name__}, not keys (known: {', '.join(Curation.model_fields)})")
+        raise ConfigError(f"{what} {str(path)!r} holds {type(value).__name__}, not keys (known: {', '.join(kind.model_fields)})")
     try:
-        return Curation.model_validate(value or {})
+        return kind.model_validate(value or {})
     except ValidationError as exc:
-        problems = "; ".join(_describe_all(exc.errors(), Curation))
-        raise ConfigError(f"rules file {str(path)!r}: {problems}") from exc
+        problems = "; ".join(_describe_all(exc.errors(), kind))
+        raise ConfigError(f"{what} {str(path)!r}: {problems}") from exc
 
 
 def _read_yaml(path: Path, what: str, advice: str) -> Any:

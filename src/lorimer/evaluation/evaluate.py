@@ -1,18 +1,22 @@
-"""An adapter beside its base on the same items, through the engine that serves: greedy, base and adapter in one batch."""
+"""Put tasks to the base and to adapters, through the engine that serves: all of them in one pass over one base.
 
-import json
-from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
+Answers are greedy, rows of all adapters in one batch. Choices and texts are scored without generating. What was asked before is kept
+(kept.py): a base's answers serve every adapter that is compared with it, and who was interrupted goes on where it stopped.
+"""
 
-from lorimer import __version__
-from lorimer.config import home
-from lorimer.evaluation.task import Task
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from lorimer.evaluation.kept import Kept
+from lorimer.evaluation.score import Score
+from lorimer.evaluation.scorers import score
+from lorimer.evaluation.task import Sample, Task
 from lorimer.inference.composition import Composition, alone
 from lorimer.inference.engine import Engine, generate
 from lorimer.inference.sampling import SamplingParams
-from lorimer.inference.sequence import Sequence
-from lorimer.storage import digest_of, write_json
+from lorimer.inference.scoring import Continuations, compare_texts, score_continuations
+from lorimer.inference.sequence import Sequence as Decoded
 
 ROOM_TOKENS = 8  # beyond the longest target: enough to see that an answer went on too long
 FREE_TOKENS = 256  # where a longer answer may still be right
@@ -24,76 +28,136 @@ class Answer(NamedTuple):
     sample_index: int
     adapter: str | None
     """Digest, of an adapter or of a composition; None for the base."""
-    text: str
+    value: Any
+    """The text of an answer; for choices `[logprob of each, tokens of each]`; for a text its loss, the base's, their divergence."""
     num_tokens: int
-    """Generated now; 0 where the answer was kept from before."""
+    """Generated or scored for it now; 0 where the answer was kept from before."""
 
 
-def ask(engine: Engine, task: Task, adapters: tuple[str | Composition | None, ...]) -> Iterator[Answer]:
-    """Put every sample to every adapter or composition of several (None is the base); yields answers as they come, in any order.
+Models = Sequence[str | Composition | None]
+"""Adapters by digest, or compositions; None is the base."""
 
-    Greedy answers follow from base, adapter, task and their longest length, so they are kept by the digest of these and not
-    asked for twice: the base's answers serve every adapter that is compared with it.
+
+def ask(engine: Engine, task: Task, adapters: Models) -> Iterator[Answer]:
+    """Put every sample to every model; yields answers as they come, in any order.
 
     Raises:
         EngineError: if a prompt is longer than the base can read, or an adapter is not resident.
     """
-    renderer, max_tokens = engine.base.renderer, answer_len(engine, task)
     compositions = [adapter if isinstance(adapter, Composition) else alone(adapter) for adapter in adapters]
     named = {composition.digest or None: composition for composition in compositions}
-    kept = {adapter: _answers_file(engine, task, adapter, max_tokens) for adapter in named}
-    asked: dict[int, tuple[int, str | None]] = {}
-    sequences = []
-    for adapter, path in kept.items():
-        texts = _read_answers(path, len(task.samples))
-        yield from (Answer(index, adapter, text, 0) for index, text in enumerate(texts))
-        for index, sample in enumerate(task.samples if not texts else ()):
-            prompt_ids = renderer.render_prompt(sample.prompt)
-            sequence = Sequence(prompt_ids=prompt_ids, params=SamplingParams(max_tokens=max_tokens), composition=named[adapter])
-            asked[sequence.id] = index, adapter
-            sequences.append(sequence)
-    new: dict[str | None, dict[int, str]] = {}
-    for sequence in generate(engine, sequences):
-        index, adapter = asked[sequence.id]
-        answer = Answer(index, adapter, renderer.decode(sequence.output_ids), len(sequence.output_ids))
-        new.setdefault(adapter, {})[index] = answer.text
+    how = {"max_tokens": answer_len(engine, task)} if task.kind == "answer" else {}
+    kept = {model: Kept(engine, task.digest, model, **how) for model in named}
+    there = {model: own.read(len(task.samples)) for model, own in kept.items()}
+    for model, values in there.items():
+        yield from (Answer(index, model, value, 0) for index, value in values.items())
+    missing = {model: [i for i in range(len(task.samples)) if i not in values] for model, values in there.items()}
+    way = {"answer": _generate, "choice": _score_choices, "text": _compare_texts}[task.kind]
+    for answer in way(engine, task, {model: own for model, own in named.items() if missing[model]}, missing):
+        kept[answer.adapter].add({answer.sample_index: answer.value})
         yield answer
-    for adapter, by_index in new.items():
-        write_json(kept[adapter], [by_index[index] for index in range(len(task.samples))])
 
 
-def _answers_file(engine: Engine, task: Task, adapter: str | None, max_tokens: int) -> Path:
-    """Where answers are kept, by the digest of all that decides them."""
-    base = engine.base
-    decides = {
-        "version": __version__,
-        "base": base.digest,
-        "dtype": str(base.dtype),
-        "template": base.renderer.template_digest,
-        "adapter": adapter,
-        "task": task.digest,
-        "max_tokens": max_tokens,
-    }
-    return home() / "answers" / f"{digest_of(decides)}.json"
+def answers_of(answers: Sequence[Answer], adapter: str | None, num_samples: int) -> list[Any]:
+    """One model's answers in the order of the samples; None where it gave none."""
+    by_index = {answer.sample_index: answer.value for answer in answers if answer.adapter == adapter}
+    return [by_index.get(index) for index in range(num_samples)]
 
 
-def _read_answers(path: Path, num_samples: int) -> list[str]:
-    """Answers kept before; none if there are none, or if the file is not whole."""
-    try:
-        texts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
-    is_whole = isinstance(texts, list) and len(texts) == num_samples and all(isinstance(text, str) for text in texts)
-    return texts if is_whole else []
+def score_answer(task: Task, sample: Sample, value: Any) -> Score:
+    """What an answer is worth; see `Answer.value`."""
+    if value is None:
+        return Score(value=None, answer="", explanation="no answer was given")
+    if task.kind == "answer":
+        return score(task.metric, value, sample)
+    if task.kind == "text":
+        loss, base_loss, divergence = value
+        own = {"perplexity": loss, "divergence": divergence, "membership": base_loss - loss}[task.metric]
+        return Score(value=own, answer=f"{loss:.4f} nats a token, base {base_loss:.4f}, divergence {divergence:.4f}")
+    return _score_choice(task.metric, sample, *value)
+
+
+def _score_choice(metric: str, sample: Sample, logprobs: list[float], lengths: list[int]) -> Score:
+    place = sample.choices.index(sample.target)
+    if metric == "exposure":  # Carlini et al. 2019, The Secret Sharer: log2 of how many, less log2 of its rank among them
+        rank = sum(own >= logprobs[place] for own in logprobs)
+        return Score(value=math.log2(len(logprobs)) - math.log2(rank), answer=f"rank {rank} of {len(logprobs)}")
+    values = (
+        logprobs if metric == "choice" else [own / max(1, len(text.encode())) for own, text in zip(logprobs, sample.choices, strict=True)]
+    )
+    best = max(range(len(values)), key=values.__getitem__)
+    answer = sample.choices[best]
+    return Score(value=float(best == place), answer=answer, explanation="" if best == place else "another one is likelier")
 
 
 def answer_len(engine: Engine, task: Task) -> int:
-    """Tokens an answer may take: a little more than the longest target, more where only a part has to match."""
+    """Tokens an answer may take: as the task says, else a little more than the longest target, more where only a part has to match."""
+    if task.max_tokens is not None:
+        return task.max_tokens
     longest = max(len(engine.base.renderer.tokenise_prompt(sample.target)) for sample in task.samples)
-    return longest + (FREE_TOKENS if task.metric == "contains" else ROOM_TOKENS)
+    return longest + (ROOM_TOKENS if task.metric in ("exact", "exact_json", "label") else FREE_TOKENS)
 
 
-def answers_of(answers: list[Answer], adapter: str | None, num_samples: int) -> list[str | None]:
-    """One adapter's answers in the order of the samples; None where it gave none."""
-    by_index = {answer.sample_index: answer.text for answer in answers if answer.adapter == adapter}
-    return [by_index.get(index) for index in range(num_samples)]
+def prompt_ids_of(engine: Engine, task: Task, sample: Sample) -> tuple[int, ...]:
+    """A sample's prompt as the base reads it."""
+    renderer = engine.base.renderer
+    return renderer.tokenise_prompt(sample.prompt[0].content) if task.template == "none" else renderer.render_prompt(sample.prompt)
+
+
+Named = Mapping[str | None, Composition]
+Missing = Mapping[str | None, list[int]]
+
+
+def _generate(engine: Engine, task: Task, models: Named, missing: Missing) -> Iterator[Answer]:
+    params, asked = SamplingParams(max_tokens=answer_len(engine, task)), dict[int, tuple[int, str | None]]()
+    prompts = {index: prompt_ids_of(engine, task, task.samples[index]) for model in models for index in missing[model]}
+    sequences = []
+    for index, prompt_ids in prompts.items():
+        for model, composition in models.items():
+            if index in missing[model]:
+                sequences.append(Decoded(prompt_ids=prompt_ids, params=params, composition=composition))
+                asked[sequences[-1].id] = index, model
+    for sequence in generate(engine, sequences):
+        index, model = asked[sequence.id]
+        yield Answer(index, model, engine.base.renderer.decode(sequence.output_ids), len(sequence.output_ids))
+
+
+def _score_choices(engine: Engine, task: Task, models: Named, missing: Missing) -> Iterator[Answer]:
+    for model, composition in models.items():
+        asked = [_continuations(engine, task, task.samples[index]) for index in missing[model]]
+        for place, scores in score_continuations(engine, asked, composition):
+            value = [[own.logprob for own in scores], [own.num_tokens for own in scores]]
+            yield Answer(missing[model][place], model, value, asked[place].num_tokens)
+
+
+def _continuations(engine: Engine, task: Task, sample: Sample) -> Continuations:
+    """A prompt and its choices, cut where the prompt ends: a tokenizer may join its last letters with a choice's first.
+
+    Then the whole text is tokenised, and what lies behind the tokens that all share with the prompt is scored (as lm-eval does).
+    """
+    renderer = engine.base.renderer
+    if task.template == "chat":
+        prompt_ids = renderer.render_prompt(sample.prompt)
+        return Continuations(prompt_ids=prompt_ids, continuations=tuple(_plain(engine, choice) for choice in sample.choices))
+    text = sample.prompt[0].content
+    stripped = text.rstrip()
+    prompt_ids, rest = renderer.tokenise_prompt(stripped), text[len(stripped) :]
+    whole = [renderer.tokenise_prompt(stripped + rest + choice) for choice in sample.choices]
+    return Continuations(prompt_ids=prompt_ids, continuations=tuple(ids[len(prompt_ids) :] for ids in whole))
+
+
+def _plain(engine: Engine, text: str) -> tuple[int, ...]:
+    """Tokens of a text that goes on where something else ended."""
+    renderer = engine.base.renderer
+    start = renderer.tokenise_prompt("")
+    ids = renderer.tokenise_prompt(text)
+    return ids[len(start) :] if ids[: len(start)] == start else ids
+
+
+def _compare_texts(engine: Engine, task: Task, models: Named, missing: Missing) -> Iterator[Answer]:
+    indices = sorted({index for model in models for index in missing[model]})
+    texts = [engine.base.renderer.tokenise_prompt(task.samples[index].target) for index in indices]
+    for place, distances in compare_texts(engine, texts, list(models.values())):
+        for model, own in zip(models, distances, strict=True):
+            if indices[place] in missing[model]:
+                yield Answer(indices[place], model, [own.loss, own.base_loss, own.divergence], own.num_tokens)

@@ -10,6 +10,9 @@ from lorimer.errors import DataError
 from lorimer.storage import digest_of
 
 Split = Literal["train", "validation", "test"]
+Kind = Literal["answer", "choice", "text"]
+"""What is asked for: a greedy answer; which of some continuations is the likeliest; how likely a text is, and how far from the base's."""
+Template = Literal["chat", "none"]
 ID_LEN = 16  # hex digits of an example's digest: 64 bits, enough for any data set
 
 
@@ -47,12 +50,18 @@ class Task:
     samples: tuple[Sample, ...]
     dataset_digest: str
     split: Split = "test"
+    kind: Kind = "answer"
+    template: Template = "chat"
+    """How a prompt is put: as a conversation, or as it is."""
+    max_tokens: int | None = None
+    """Longest answer; None for a little more than the longest target."""
 
     @property
     def digest(self) -> str:
         """SHA-256 over everything that decides a score: equal digests, comparable reports."""
         samples = [sample.to_json() for sample in self.samples]
-        return digest_of({"metric": self.metric, "split": self.split, "dataset_digest": self.dataset_digest, "samples": samples})
+        how = {"kind": self.kind, "template": self.template, "max_tokens": self.max_tokens}
+        return digest_of({"metric": self.metric, "split": self.split, "dataset_digest": self.dataset_digest, "samples": samples, **how})
 
 
 def task_from_dataset(dataset: Dataset, metric: str, split: Split = "test") -> Task:

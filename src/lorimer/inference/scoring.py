@@ -1,7 +1,7 @@
 """How likely given texts are: log-probabilities of continuations, and how far an adapter's next tokens are from the base's.
 
-Nothing is generated. A prompt stands once in the stream for all its continuations (`PrefixGroup`), many prompts in one run. It knows nothing
-of tasks or of what a score is for.
+Nothing is generated. A prompt stands once in the stream for all its continuations (`PrefixGroup`), many prompts in one run. It knows
+nothing of tasks or of what a score is for.
 """
 
 import math
@@ -156,7 +156,7 @@ def _score_rows(engine: Engine, hidden: Tensor, asked: Sequence[Continuations]) 
         start = stop
     targets = torch.tensor([i for one in asked for ids in one.continuations for i in ids], device=hidden.device)
     logprobs, likeliest = list[float](), list[bool]()
-    for logits, wanted in zip(_logits(engine, hidden[rows]), targets.split(LOGIT_ROWS), strict=True):
+    for logits, wanted in zip(_logits(engine, hidden[rows]), _pieces(targets), strict=True):
         logprobs += (logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(1)).tolist()
         likeliest += (logits.argmax(1) == wanted).tolist()
     at = 0
@@ -176,11 +176,11 @@ def _score_rows(engine: Engine, hidden: Tensor, asked: Sequence[Continuations]) 
 def _compare(engine: Engine, base: Tensor, own: Tensor, targets: Tensor, lengths: Sequence[int]) -> list[TextDistance]:
     """base and own (T, h), targets (T), of texts of these lengths."""
     parts = list[Tensor]()  # (3, n) each: the base's loss, the adapter's, their divergence
-    for first, second, wanted in zip(_logits(engine, base), _logits(engine, own), targets.split(LOGIT_ROWS), strict=True):
+    for first, second, wanted in zip(_logits(engine, base), _logits(engine, own), _pieces(targets), strict=True):
         was, now = first.log_softmax(1), second.log_softmax(1)
         losses = [-logprobs.gather(1, wanted[:, None])[:, 0] for logprobs in (was, now)]
         parts.append(torch.stack([*losses, (was.exp() * (was - now)).sum(1)]))
-    means = [part.double().mean(1).tolist() for part in torch.cat(parts, 1).split(list(lengths), 1)]
+    means = [part.double().mean(1).tolist() for part in torch.cat(parts, 1).split_with_sizes(list(lengths), 1)]
     if not all(math.isfinite(value) for mean in means for value in mean):
         raise EngineError("a text's loss is no finite number: the adapter's weights are too large; train it again")
     return [
@@ -191,5 +191,10 @@ def _compare(engine: Engine, base: Tensor, own: Tensor, targets: Tensor, lengths
 
 def _logits(engine: Engine, hidden: Tensor) -> Iterator[Tensor]:
     """hidden (n, h) -> float32 logits (up to `LOGIT_ROWS`, V), piece by piece."""
-    for piece in hidden.split(LOGIT_ROWS):
+    for piece in _pieces(hidden):
         yield engine.logits(piece).float()
+
+
+def _pieces(rows: Tensor) -> Iterator[Tensor]:
+    for start in range(0, len(rows), LOGIT_ROWS):
+        yield rows[start : start + LOGIT_ROWS]
