@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test check install lock format size clean test-quality test-clients fuzz soak bench-train bench-claims bench-xsid bench-plan bench-serve bench-data bench-shards help
+.PHONY: quickstart test check install lock format size clean test-quality test-clients fuzz soak bench-train bench-claims bench-xsid bench-plan bench-serve bench-data bench-shards bench-gate help
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -61,6 +61,9 @@ bench-data: $(INSTALLED) ## the data room beside known truth, and a million rows
 
 bench-shards: $(INSTALLED) ## what sharding costs in accuracy and saves in erasing; half an hour
 	$(BIN)/python bench/shards.py
+
+bench-gate: $(INSTALLED) ## the gate's verdicts, intervals and power on data whose truth is known; five minutes
+	$(BIN)/python bench/gate.py
 
 bench-serve: $(INSTALLED) .venv-peers ## serving beside vLLM, llama.cpp and PEFT, those that are there
 	$(BIN)/python bench/serve.py

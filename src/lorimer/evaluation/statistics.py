@@ -1,12 +1,18 @@
 """How sure are we? Intervals and tests for right-or-wrong items, with their papers. It knows nothing of answers, adapters or gates."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Literal
 
 CONFIDENCE = 0.95
+"""Of the intervals that are shown."""
+DECISION_CONFIDENCE = 0.90
+"""Of the two-sided interval whose ends are the one-sided 95% bounds that decide."""
 NUM_BISECTIONS = 60  # halves an interval of length 1 to below a double's precision
+
+Decision = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +54,28 @@ class PairedComparison:
     """Tango's score interval of the difference."""
     mcnemar_p: float
     """Exact, two-sided: the chance of so lopsided a split of the items where only one is right, were both equally good."""
+
+    @property
+    def bounds(self) -> Interval:
+        """The one-sided 95% bounds of the difference, by which a gate decides: the ends of Tango's two-sided 90% interval."""
+        return tango_interval(self.num_only_candidate, self.num_only_baseline, self.num_items, DECISION_CONFIDENCE)
+
+
+def judge_non_inferior(bounds: Interval, margin: float) -> Decision:
+    """Is the candidate not worse than its baseline by `margin` or more, as far as the one-sided 95% bounds can tell?
+
+    PASS where the lower bound is above -margin, FAIL where the upper bound is below it, INCONCLUSIVE between. If the true difference is
+    -margin or worse, PASS has a chance of 5% at most (exactly: `make bench-gate`); a bound that is not a number never passes.
+    """
+    assert margin >= 0, f"a margin is how much worse may be, 0 or more, not {margin}"
+    assert bounds.confidence == DECISION_CONFIDENCE, f"bounds at {DECISION_CONFIDENCE}, not an interval at {bounds.confidence}"
+    return "PASS" if bounds.low > -margin else "FAIL" if bounds.high < -margin else "INCONCLUSIVE"
+
+
+def judge_superior(bounds: Interval) -> Decision:
+    """Is the candidate better? PASS where the lower one-sided 95% bound is above 0, FAIL where the upper one is not, else INCONCLUSIVE."""
+    assert bounds.confidence == DECISION_CONFIDENCE, f"bounds at {DECISION_CONFIDENCE}, not an interval at {bounds.confidence}"
+    return "PASS" if bounds.low > 0 else "FAIL" if bounds.high <= 0 else "INCONCLUSIVE"
 
 
 def wilson_interval(num_correct: int, num_items: int, confidence: float = CONFIDENCE) -> Interval:
@@ -123,6 +151,19 @@ def compare_pairs(pairs: Iterable[tuple[bool, bool]], confidence: float = CONFID
         interval=tango_interval(b, c, num_items, confidence),
         mcnemar_p=mcnemar_p(b, c),
     )
+
+
+def correct_for_many(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Holm's p-values: one below 0.05 keeps the chance of any false finding among all below 5%, however they depend on each other.
+
+    Holm 1979, Scand. J. Stat. 6:65-70. For findings in slices of a report; checks that must all pass need no correction.
+    """
+    assert all(0 <= p <= 1 for p in p_values), f"p-values are from 0 to 1: {p_values}"
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
+    return tuple(corrected)
 
 
 def paired_sample_size(*, margin: float, discordance: float, difference: float = 0.0, alpha: float = 0.05, power: float = 0.8) -> int:
