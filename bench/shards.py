@@ -30,11 +30,12 @@ from lorimer.database import open_database
 from lorimer.evaluation.gates import GateResult
 from lorimer.evaluation.report import EvalReport
 from lorimer.evaluation.statistics import compare_pairs
+from lorimer.judging import judge_version
 from lorimer.model.adapter import load_adapter
 from lorimer.model.base import Base, load_base
 from lorimer.model.lora import LoRA, LoRAWeights
 from lorimer.model.machine import prepare_for_many_shapes
-from lorimer.pipeline import Made, judge_version, train_recipes
+from lorimer.pipeline import Made, train_recipes
 from lorimer.registry.records import AdapterVersion
 from lorimer.registry.registry import Registry
 from lorimer.sharding import retrain_shards, shards_of, stand_in

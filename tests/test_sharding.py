@@ -16,8 +16,9 @@ from lorimer.data.split import Splits
 from lorimer.errors import ConfigError, TrainingError, UsageError
 from lorimer.evaluation.gates import GateResult
 from lorimer.evaluation.report import EvalReport
+from lorimer.judging import judge_version
 from lorimer.model.base import load_base
-from lorimer.pipeline import build, find_version, judge_version, resume, train_recipes
+from lorimer.pipeline import build, find_version, resume, train_recipes
 from lorimer.registry.compositions import compose
 from lorimer.registry.records import AdapterVersion, Alias
 from lorimer.registry.registry import Registry

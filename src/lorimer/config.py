@@ -111,6 +111,12 @@ class GateRecipe(Strict):
     """The adapter must be better than its base on the same items, beyond chance."""
     min_items: int = Field(30, ge=1)
     """With fewer test items the gate is an error, not a pass."""
+    suites: list[str] = []
+    """Suites whose rules must be met too: `general`, `safety`, `fidelity`, `memory`, your own (`desk@v2`), or a file of one."""
+    champion: Literal["not_worse", "better"] | None = None
+    """What the adapter must be on the test items beside the version that is champion, where there is one."""
+    margin: float = Field(0.02, gt=0, lt=1)
+    """With `champion: not_worse`: the share of right answers that may be lost."""
 
 
 class PreferenceRecipe(Strict):
@@ -293,6 +299,8 @@ def _describe(error: Any, key: str, top: type[BaseModel]) -> str:
 def _keys_beside(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
     """The known keys at the place of an unknown one, below a model."""
     for part in location[:-1]:
-        annotation = model.model_fields[str(part)].annotation
+        if isinstance(part, int):  # the place in a list, whose kind was taken with the list
+            continue
+        annotation = model.model_fields[part].annotation
         model = next(kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel))
     return list(model.model_fields)

@@ -26,8 +26,9 @@ from lorimer.errors import (
     NotFoundError,
     TrainingError,
 )
+from lorimer.judging import judge_version
 from lorimer.model.base import Base, load_base
-from lorimer.pipeline import Made, judge_version, resume, train_on
+from lorimer.pipeline import Made, resume, train_on
 from lorimer.registry.audit import current_actor, now, open_trusted_signer
 from lorimer.registry.erasures import ENDED, Erasure, change, find_erasure, note, receive
 from lorimer.registry.fence import fence

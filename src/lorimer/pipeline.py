@@ -6,35 +6,30 @@ Every step yields what it made, so that the caller shows progress and decides wh
         print(made)
 """
 
-import time
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lorimer.config import COMPARISON_METHODS, Recipe, home, read_recipe
+from lorimer.config import COMPARISON_METHODS, Recipe, read_recipe
 from lorimer.data.dataset import Dataset, read_dataset
 from lorimer.data.shards import write_shards
 from lorimer.database import open_database
 from lorimer.errors import ConfigError, TrainingError, UsageError
 from lorimer.evaluation.compare import ComparedRun, Comparison, refuse_unlike
-from lorimer.evaluation.evaluate import Answer, answers_of, ask
-from lorimer.evaluation.gates import GateResult, check
-from lorimer.evaluation.page import report_folder, write_report
-from lorimer.evaluation.report import EvalReport, build_report
+from lorimer.evaluation.gates import GateResult
 from lorimer.evaluation.statistics import compare_pairs, proportion_of
-from lorimer.evaluation.task import Task, task_from_dataset
 from lorimer.inference.adapter_pool import AdapterPool
 from lorimer.inference.decoder import make_decoder
-from lorimer.inference.engine import Engine, EngineConfig
 from lorimer.inference.fingerprint import FINGERPRINT_FILE, Prober, norms_of
 from lorimer.inference.routing import ROUTING_FILE, make_profile, profile_to_bytes, prompts_of, states_of
+from lorimer.judging import Judging, judge
 from lorimer.model.adapter import load_adapter
 from lorimer.model.base import Base, load_base
 from lorimer.model.chat import Rendered
 from lorimer.model.lora import LoRA
 from lorimer.model.machine import prepare_for_many_shapes, probe
 from lorimer.registry.audit import current_actor
-from lorimer.registry.compositions import compose_shards, composition_of
+from lorimer.registry.compositions import compose_shards
 from lorimer.registry.promotion import promote
 from lorimer.registry.records import AdapterVersion, Alias, NewVersion
 from lorimer.registry.registry import Registry, digest_of_folder
@@ -44,16 +39,15 @@ from lorimer.training.comparison import ComparisonEvent, num_bytes_in, result_fo
 from lorimer.training.contenders import Scores
 from lorimer.training.inputs import read_datasets
 from lorimer.training.loop import Mode
-from lorimer.training.plan import TrainingPlan, metric_of, plan
+from lorimer.training.plan import TrainingPlan, plan
 from lorimer.training.runs import Run, open_run, read_run, reopen_run, run_folder
 from lorimer.training.train import RunEvent, RunResult, train_run, train_runs
 
-EVALUATION_SEQUENCES = 96  # nobody waits for the first word, so wide batches: each step reads the base once for all of them
 SHARDS_FILE = "shards.json"
 """In the run of a shard: which runs make which composition."""
 NEEDED = frozenset(("num_parameters", "seconds", "peak_bytes"))  # of what a finished run has noted, for comparing it
 
-Made = Dataset | Base | TrainingPlan | Run | RunEvent | ComparisonEvent | Task | Answer | EvalReport | GateResult | AdapterVersion | Alias
+Made = Dataset | Base | TrainingPlan | Run | RunEvent | ComparisonEvent | Judging | AdapterVersion | Alias
 
 
 def build(recipe: Recipe) -> Iterator[Made]:
@@ -288,73 +282,6 @@ def _reference(recipe: Recipe, base: Base) -> LoRA | None:
         raise UsageError(f"{version.id} is a composition, without files of its own, and is not trained from: name one of {named}")
     Registry(open_database()).verify_files(version)
     return load_adapter(version.path, base)
-
-
-def judge(recipe: Recipe, dataset: Dataset, base: Base, version: AdapterVersion) -> Iterator[Task | Answer | EvalReport | GateResult]:
-    """Ask a version's saved files and the base the test split; yields the task, each answer, the report, the gate's result."""
-    composition, digest = composition_of(version), version.digest
-    engine = Engine(base, EngineConfig(max_sequences=EVALUATION_SEQUENCES))
-    registry = Registry(open_database())
-    for part in composition.digests:
-        engine.adapters.load(part, version.path if part == digest else registry.find_digest(part).path)
-    task = task_from_dataset(dataset, metric_of(recipe))
-    yield task
-    start, answers = time.perf_counter(), list[Answer]()
-    for answer in ask(engine, task, (None, composition)):
-        answers.append(answer)
-        yield answer
-    seconds, num_generated = time.perf_counter() - start, sum(answer.num_tokens for answer in answers)
-    report = build_report(
-        task,
-        base_answers=answers_of(answers, None, len(task.samples)),
-        adapter_answers=answers_of(answers, digest, len(task.samples)),
-        base_name=base.name,
-        base_digest=base.digest,
-        adapter_name=version.name,
-        adapter_digest=digest,
-        seconds=seconds,
-        tokens_per_second=num_generated / seconds if num_generated else None,
-    )
-    result = check(report, recipe.gate)
-    write_report(report, result, report_folder(report.digest))
-    yield report
-    yield result
-
-
-def judge_version(
-    version: AdapterVersion, base: Base, *, dataset: Dataset | None = None
-) -> Iterator[Task | Answer | EvalReport | GateResult]:
-    """Evaluate a registered version by the recipe and dataset it was trained with, and record what the gate says.
-
-    A composition is judged as its first part is; `dataset` is what took the place of its own, where that was erased.
-
-    Raises:
-        UsageError: if it is a merge or composition of what learned from several datasets.
-    """
-    registry = Registry(open_database())
-    check_role(registry.engine, current_actor(), "record_gate")
-    registry.verify_files(version)
-    recipe = read_recipe(home() / "runs" / _run_of(version, registry) / "recipe.yaml")
-    for made in judge(recipe, dataset or read_dataset(_dataset_of(version, registry)), base, version):
-        yield made
-    assert isinstance(made, GateResult)  # what `judge` ends with
-    registry.record_gate(made, version)
-
-
-def _run_of(version: AdapterVersion, registry: Registry) -> str:
-    """The run whose recipe a version is judged by; of a merge or composition, that of the first it is made of."""
-    first = next(iter((*version.parents, *(part.digest for part in version.parts))), None)
-    return version.run_id if first is None else _run_of(registry.find_digest(first), registry)
-
-
-def _dataset_of(version: AdapterVersion, registry: Registry) -> str:
-    """The dataset whose test rows a version is judged by; of a composition that names none, its parts', if it is one."""
-    parts = [registry.find_digest(part.digest) for part in version.parts]
-    found = {version.dataset_digest} if version.dataset_digest or not parts else {part.dataset_digest for part in parts}
-    if len(found) > 1 or "" in found:
-        kind = "composition" if parts else "merge"
-        raise UsageError(f"{version.id} is a {kind} of adapters that learned from different datasets: by which it is judged is not known")
-    return found.pop()
 
 
 def find_version(name: str) -> AdapterVersion:

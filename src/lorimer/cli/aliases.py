@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from lorimer.cli.console import console, print_json, print_table
+from lorimer.cli.console import console, print_json, print_table, working
 from lorimer.errors import UsageError
 
 if TYPE_CHECKING:
-    from lorimer.registry.records import Alias, PromotionRequest
+    from lorimer.registry.records import AdapterVersion, Alias, PromotionRequest
     from lorimer.registry.registry import Registry
 
 app = typer.Typer()
@@ -39,6 +39,8 @@ def promote(
 
     registry = _open_registry()
     version = registry.resolve(name)
+    if not override_gate:
+        _judge_first(registry, version)
     moved = promotion.promote(registry, version, alias=alias, reason=reason, overrides_gate=override_gate)
     if json:
         print_json({**_json_of(moved), "digest": version.digest})
@@ -176,6 +178,19 @@ def _split(alias: str) -> tuple[str, str]:
     if "@" in alias and not name:
         raise UsageError(f"{alias!r} names no adapter: write 'helpdesk@champion', or 'champion' for every adapter's")
     return name, own
+
+
+def _judge_first(registry: "Registry", version: "AdapterVersion") -> None:
+    """Ask the whole gate of an adapter's recipe, sealed items too, unless that was done."""
+    from lorimer.cli.show import show_progress
+    from lorimer.judging import has_recipe, judge_version, needs_judging
+    from lorimer.model.base import load_base
+
+    if has_recipe(version, registry) and needs_judging(registry, version):
+        with working(f"Loading base {version.base_name}"):
+            base = load_base(version.base_name)
+        for _ in show_progress(judge_version(version, base), quiet=True):
+            pass
 
 
 def _open_registry() -> "Registry":

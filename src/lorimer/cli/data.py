@@ -71,6 +71,7 @@ def curate(
     from lorimer.data.contamination import check_contamination
     from lorimer.data.curate import curate_to_disk
     from lorimer.data.queries import open_query
+    from lorimer.evaluation.suite import texts_by_suite
 
     if (sql is None) != (query is None):
         raise UsageError("`--sql` and `--query` go together: say which database, and what to select")
@@ -109,7 +110,7 @@ def curate(
         print_json(_describe(dataset))
         return
     _print_summary(dataset)
-    for found in check_contamination(dataset):
+    for found in check_contamination(dataset, suites=texts_by_suite()):
         console.print(f"  [yellow]contamination:[/yellow] {escape(found.describe())}", highlight=False)
 
 
@@ -139,20 +140,21 @@ def diff(before: Name, after: Name, json: Json = False) -> None:
         console.print(f"  {escape(line)}", highlight=False)
 
 
-@app.command(help="Rows of train that other datasets are judged by. Example: lorimer data contamination support --json")
+@app.command(help="Rows of train that other datasets and suites are judged by. Example: lorimer data contamination support --json")
 def contamination(name: Name, json: Json = False) -> None:
-    """Compare a dataset's train rows with the test rows of every other dataset."""
+    """Compare a dataset's train rows with the test rows of every other dataset, and with what suites ask."""
     from lorimer.data.contamination import check_contamination
     from lorimer.data.dataset import open_dataset
+    from lorimer.evaluation.suite import texts_by_suite
 
-    found = check_contamination(open_dataset(name))
+    found = check_contamination(open_dataset(name), suites=texts_by_suite())
     if json:
         print_json({"name": name, "contamination": [each.to_json() for each in found]})
         return
     for each in found:
         console.print(escape(each.describe()), highlight=False)
     if not found:
-        console.print("No row of train is near to what another dataset here is judged by.")
+        console.print("No row of train is near to what another dataset or a suite here asks.")
 
 
 @app.command("list", help="The datasets that are here. Example: lorimer data list --json")

@@ -26,6 +26,7 @@ from lorimer.cli import (
     roles,
     runs,
     serve,
+    suites,
     train,
 )
 from lorimer.cli.console import error_console
@@ -55,6 +56,7 @@ adapters.app.command("exports", help=export.LIST_HELP)(export.list_exports)
 adapters.app.command(help=impact.HELP)(impact.impact)
 app.command(help=erase.HELP)(erase.erase)
 app.add_typer(erase.app, name="erasures")
+app.add_typer(suites.app, name="suites")
 app.add_typer(runs.app, name="runs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")

@@ -14,6 +14,7 @@ from lorimer.evaluation.page import report_folder
 from lorimer.evaluation.report import EvalReport
 from lorimer.evaluation.statistics import Proportion
 from lorimer.evaluation.task import Task
+from lorimer.judging import SuiteFinding
 from lorimer.model.base import Base
 from lorimer.pipeline import Made
 from lorimer.registry.records import AdapterVersion, Alias
@@ -27,14 +28,19 @@ from lorimer.training.train import RunResult
 from lorimer.training.validation import Validation
 
 SHOWN_HEAD, SHOWN_TAIL = 300, 700  # characters of a long row: its end is what is learned
+VERDICT_STYLES = {"PASS": "bold green", "FAIL": "bold red", "ERROR": "bold red", "INCONCLUSIVE": "yellow"}
 STYLES = {"stop": "bold red", "warn": "yellow"}
 
 
-def show_progress(things: Iterable[Made], *, quiet: bool = False) -> Iterator[Made]:
-    """Pass on what a pipeline makes, showing each kind in its way; `quiet` leaves only the bars, for `--json`."""
+def show_progress(things: Iterable[Made], *, quiet: bool = False, num_models: int = 2) -> Iterator[Made]:
+    """Pass on what a pipeline makes, showing each kind in its way; `quiet` leaves only the bars, for `--json`.
+
+    `num_models` is how many answer each task, the base too.
+    """
     with progress_bar() as progress:
         bars: dict[str, TaskID] = {}
         names: dict[str, str] = {}
+        asking = ""
         for made in things:
             match made:
                 case StepMetrics():
@@ -45,9 +51,10 @@ def show_progress(things: Iterable[Made], *, quiet: bool = False) -> Iterator[Ma
                     if isinstance(made, ComparisonRun):
                         _advance(progress, bars, "Loading base", 1, "")
                 case Task():
-                    _advance(progress, bars, "Evaluating base and adapter", 2 * len(made.samples), "", by=0)
+                    asking = f"Asking {made.name}"
+                    _advance(progress, bars, asking, num_models * len(made.samples), "", by=0)
                 case Answer():
-                    _advance(progress, bars, "Evaluating base and adapter", None, "")
+                    _advance(progress, bars, asking, None, "")
                 case Dataset():
                     _advance(progress, bars, "Loading base", 1, "", by=0)
                 case Base():
@@ -134,6 +141,16 @@ def show_report(report: EvalReport, gate: GateResult) -> None:
     console.print(table)
     console.print(f"Gate: {gate.verdict}. {gate.sentence}", highlight=False)
     console.print(f"Report: {report_folder(report.digest) / 'report.html'}", highlight=False)
+
+
+def show_suite(finding: SuiteFinding) -> None:
+    """What a suite found of one adapter, a line a check."""
+    report, judged = finding.report, finding.suite
+    sealed = "sealed items asked too" if judged.opens_reserve else "sealed items not asked"
+    table = Table("", "", "", title=f"{report.candidate_name} on {judged.id}, attempt {judged.attempt}, {sealed}")
+    for check in finding.checks:
+        table.add_row(check.name, Text(check.verdict, style=VERDICT_STYLES[check.verdict]), f"{check.reason} {check.remedy}".strip())
+    console.print(table)
 
 
 def percent(proportion: Proportion) -> str:

@@ -44,10 +44,13 @@ class Contamination:
         )
 
 
-def check_contamination(dataset: DatasetFolder, how: Shingling | None = None) -> list[Contamination]:
-    """Compare a dataset's train rows with the test split of every other dataset that is here."""
-    suites = {f"dataset {name!r}": (asked_text(row) for row in other.rows("test")) for name, other in _others(dataset)}
-    return find_contamination(dataset, suites, how) if suites else []
+def check_contamination(
+    dataset: DatasetFolder, how: Shingling | None = None, *, suites: Mapping[str, Iterable[str]] | None = None
+) -> list[Contamination]:
+    """Compare a dataset's train rows with the test split of every other dataset that is here, and with what suites ask."""
+    others = {f"dataset {name!r}": (asked_text(row) for row in other.rows("test")) for name, other in _others(dataset)}
+    asked = {**others, **(suites or {})}
+    return find_contamination(dataset, asked, how) if asked else []
 
 
 def find_contamination(dataset: DatasetFolder, suites: Mapping[str, Iterable[str]], how: Shingling | None = None) -> list[Contamination]:

@@ -5,7 +5,8 @@ their number: it is an intersection-union test (Berger 1982, Technometrics 24:29
 """
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
@@ -37,8 +38,22 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedSuite:
+    """A suite that a gate asked."""
+
+    id: str
+    """`safety@v3`"""
+    digest: str
+    report_digest: str
+    attempt: int
+    """How many adapters this version of the suite has judged, this one too: each teaches something about it."""
+    opens_reserve: bool
+    """Whether the sealed items were asked too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GateResult:
-    """What a gate said of one report."""
+    """What a gate said of one adapter."""
 
     verdict: Verdict
     checks: tuple[Check, ...]
@@ -47,6 +62,14 @@ class GateResult:
     base_digest: str
     created_at: str
     """UTC, ISO 8601."""
+    suites: tuple[JudgedSuite, ...] = ()
+    incumbent_digest: str | None = None
+    """The champion it was held against, where suites ask for one."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing is sealed any more: a promotion asks for such a result."""
+        return all(suite.opens_reserve for suite in self.suites)
 
     @property
     def digest(self) -> str:
@@ -72,9 +95,8 @@ def check(report: EvalReport, gate: GateRecipe) -> GateResult:
             *([_check_at_least(report, gate.at_least)] if gate.at_least is not None else []),
             *([_check_beats_base(report)] if gate.beats_base else []),
         ]
-    found = {one.verdict for one in checks}
     return GateResult(
-        verdict=next(verdict for verdict in WORST_FIRST if verdict in found),
+        verdict=worst_of(one.verdict for one in checks),
         checks=tuple(checks),
         report_digest=report.digest,
         candidate_digest=report.adapter_digest,
@@ -99,7 +121,28 @@ def require_pass(result: GateResult) -> None:
 def gate_from_json(value: dict[str, Any]) -> GateResult:
     """Read back what `GateResult.to_json` wrote."""
     checks = tuple(Check(**{**one, "interval": one["interval"] and Interval(**one["interval"])}) for one in value["checks"])
-    return GateResult(**{**value, "checks": checks})
+    suites = tuple(JudgedSuite(**one) for one in value.get("suites", ()))
+    return GateResult(**{**value, "checks": checks, "suites": suites})
+
+
+def with_suites(
+    result: GateResult, judged: Sequence[tuple[JudgedSuite, Sequence[Check]]], *, incumbent_digest: str | None = None
+) -> GateResult:
+    """A gate's result with what suites found beside it: all checks must pass."""
+    checks = (*result.checks, *(check for _, own in judged for check in own))
+    return replace(
+        result,
+        verdict=worst_of(check.verdict for check in checks),
+        checks=checks,
+        suites=tuple(suite for suite, _ in judged),
+        incumbent_digest=incumbent_digest,
+    )
+
+
+def worst_of(verdicts: Iterable[Verdict]) -> Verdict:
+    """The one that decides; without any there is no evidence."""
+    found = set(verdicts)
+    return next((verdict for verdict in WORST_FIRST if verdict in found), "ERROR")
 
 
 def _find_faults(report: EvalReport, gate: GateRecipe) -> list[Check]:

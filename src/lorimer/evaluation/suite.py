@@ -221,8 +221,12 @@ def _path_of(folder: Path, name: str) -> Path:
     return path
 
 
-def texts_of(suite: Suite) -> Iterable[str]:
-    """What a suite asks, for those who look for it in training rows."""
+def texts_by_suite() -> dict[str, Iterable[str]]:
+    """What each suite that is here asks, for those who look for it in training rows."""
+    return {f"suite {name!r}": _texts_of(find_suite(name)) for name in (*shipped_suites(), *added_suites())}
+
+
+def _texts_of(suite: Suite) -> Iterable[str]:
     for one in suite.tasks:
         for sample in one.task.samples:
             yield "\n".join(message.content for message in sample.prompt) or sample.target

@@ -202,6 +202,8 @@ def require_pass(version: AdapterVersion, gate: RowMapping | None) -> None:
         sentence = gate_from_json(gate["document"]).sentence
         error = InconclusiveError if gate["verdict"] == "INCONCLUSIVE" else GateFailedError
         raise error(f"{version.id} cannot be promoted, its gate says {gate['verdict']}: {sentence}")
+    if not gate_from_json(gate["document"]).is_final:
+        raise GateFailedError(f"{version.id} was judged without the sealed items: `lorimer adapters promote {version.id}` asks them too")
 
 
 def record_override(

@@ -284,3 +284,14 @@ api_keys = Table(
     Column("last_used_at", TIME),  # to about a minute
     ForeignKeyConstraint(["tenant"], ["tenants.name"], name="fk_api_keys_tenants"),
 )
+
+suite_attempts = Table(
+    "suite_attempts",
+    metadata,
+    Column("suite_digest", DIGEST, primary_key=True),  # of a suite with all its items
+    Column("adapter_digest", DIGEST, primary_key=True),
+    Column("suite", Text, nullable=False),  # what it was called: `safety@v3`
+    Column("number", Integer, nullable=False),  # from 1, in the order they came
+    Column("attempted_at", TIME, nullable=False),
+    Column("attempted_by", Text, nullable=False),
+)

@@ -1,0 +1,78 @@
+"""`lorimer suites list, show, add, power`: what adapters are held to, and what so many items can show."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from lorimer.cli.console import console, print_json, print_table
+
+app = typer.Typer(help="What adapters are held to: suites of tasks with rules.", no_args_is_help=True)
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Name = Annotated[str, typer.Argument(metavar="SUITE", help="`safety`, `desk@v2`, or a file of one.")]
+
+
+@app.command("list", help="The suites that are here. Example: lorimer suites list --json")
+def list_all(json: Json = False) -> None:
+    """Print one line per suite."""
+    from lorimer.evaluation.suite import added_suites, find_suite, shipped_suites, to_json
+
+    found = [find_suite(name) for name in (*shipped_suites(), *added_suites())]
+    if json:
+        print_json({"suites": [to_json(suite) for suite in found]})
+        return
+    rows = [(suite.id, len(suite.tasks), sum(len(one.task.samples) for one in suite.tasks), suite.about) for suite in found]
+    print_table(("suite", "tasks", "items", "about"), rows)
+
+
+@app.command(help="A suite's tasks and rules. Example: lorimer suites show safety")
+def show(name: Name, json: Json = False) -> None:
+    """Print one line per task."""
+    from lorimer.evaluation.suite import find_suite, to_json
+
+    suite = find_suite(name)
+    if json:
+        print_json(to_json(suite))
+        return
+    console.print(f"[bold]{suite.id}[/bold] [dim]{suite.digest[:16]}[/dim] {escape(suite.about)}", highlight=False)
+    rows = [
+        (one.task.name, one.family, one.task.metric, len(one.task.samples), one.rule.model_dump(exclude_none=True, exclude_unset=True))
+        for one in suite.tasks
+    ]
+    print_table(("task", "family", "metric", "items", "rule"), rows)
+
+
+@app.command(help="Keep a suite under its name and version. Example: lorimer suites add desk/suite.yaml")
+def add(file: Annotated[Path, typer.Argument(help="The suite's YAML file; its items lie beside it.")], json: Json = False) -> None:
+    """Copy a suite into the home folder; a version once added does not change."""
+    from lorimer.evaluation.suite import add_suite, to_json
+
+    suite = add_suite(file)
+    if json:
+        print_json(to_json(suite))
+        return
+    console.print(f"Added [bold]{suite.id}[/bold] [dim]{suite.digest[:16]}[/dim], {len(suite.tasks)} tasks", highlight=False)
+
+
+@app.command(help="What a suite's items can show, before it is run. Example: lorimer suites power general --discordance 0.1")
+def power(
+    name: Name,
+    discordance: Annotated[float, typer.Option(min=0.001, max=1, help="Share of items where only one of two adapters is right.")] = 0.1,
+    json: Json = False,
+) -> None:
+    """Print, for each task, how often an equal adapter passes, and how many items 80% of the time takes."""
+    from lorimer.evaluation.foresight import foresee
+    from lorimer.evaluation.suite import find_suite
+
+    found = foresee(find_suite(name), discordance)
+    if json:
+        print_json({"suite": name, "discordance": discordance, "tasks": [own.to_json() for own in found.tasks], "all_pass": found.all_pass})
+        return
+    rows = [(own.task, own.num_items, own.asks, _share(own.passes), own.needed or "") for own in found.tasks]
+    print_table(("task", "items", "rule", "an equal adapter passes", "items for 80%"), rows)
+    console.print(f"All tasks pass together, were they independent: {_share(found.all_pass)}", highlight=False)
+
+
+def _share(value: float | None) -> str:
+    return "depends on the scores" if value is None else f"{value:.0%}"

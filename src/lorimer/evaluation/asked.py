@@ -1,0 +1,113 @@
+"""A suite put to a base and adapters in one pass, and what comes of it for each: a report of every item."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from lorimer.evaluation.evaluate import Answer, Models, answers_of, ask, score_answer
+from lorimer.evaluation.report import prompt_text
+from lorimer.evaluation.results import ItemScores, SuiteReport, TaskResult
+from lorimer.evaluation.score import Score
+from lorimer.evaluation.suite import Suite, SuiteTask
+from lorimer.evaluation.task import Sample, Task
+from lorimer.inference.engine import Engine
+
+SEALED = "(sealed)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """A model as reports name it."""
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedSuite:
+    """What all models answered to a suite."""
+
+    suite: Suite
+    answers: tuple[tuple[Answer, ...], ...]
+    """By task."""
+    seconds: float
+
+
+def ask_suite(engine: Engine, suite: Suite, models: Models) -> Iterator[Task | Answer | AskedSuite]:
+    """Put every task to every model (None is the base); yields each task, its answers as they come, and at the end all together.
+
+    Raises:
+        EngineError: if a prompt is longer than the base can read, or an adapter is not resident.
+    """
+    start, answers = time.perf_counter(), list[tuple[Answer, ...]]()
+    for one in suite.tasks:
+        yield one.task
+        own = list[Answer]()
+        for answer in ask(engine, one.task, models):
+            own.append(answer)
+            yield answer
+        answers.append(tuple(own))
+    yield AskedSuite(suite=suite, answers=tuple(answers), seconds=time.perf_counter() - start)
+
+
+def build_suite_report(asked: AskedSuite, *, candidate: Named, base: Named, incumbent: Named | None) -> SuiteReport:
+    """One adapter beside its base and the incumbent; of sealed items nothing is quoted."""
+    suite = asked.suite
+    tasks = tuple(_result(suite, one, answers, candidate, incumbent) for one, answers in zip(suite.tasks, asked.answers, strict=True))
+    return SuiteReport(
+        suite=suite.name,
+        version=suite.version,
+        suite_digest=suite.digest,
+        candidate_name=candidate.name,
+        candidate_digest=candidate.digest,
+        base_name=base.name,
+        base_digest=base.digest,
+        incumbent_name=incumbent.name if incumbent else None,
+        incumbent_digest=incumbent.digest if incumbent else None,
+        tasks=tasks,
+        num_tokens=sum(answer.num_tokens for answers in asked.answers for answer in answers),
+        seconds=asked.seconds,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _result(suite: Suite, one: SuiteTask, answers: Sequence[Answer], candidate: Named, incumbent: Named | None) -> TaskResult:
+    samples = one.task.samples
+    models = {name: digest for name, digest in (("base", None), ("candidate", candidate.digest))}
+    if incumbent:
+        models["incumbent"] = incumbent.digest
+    values = {name: answers_of(answers, digest, len(samples)) for name, digest in models.items()}
+    items = tuple(
+        _item(suite, one.task, sample, {name: own[index] for name, own in values.items()}) for index, sample in enumerate(samples)
+    )
+    return TaskResult(
+        name=one.task.name,
+        family=one.family,
+        kind=one.task.kind,
+        metric=one.task.metric,
+        rule=one.rule.model_dump(exclude_none=True, exclude_unset=True),
+        task_digest=one.task.digest,
+        items=items,
+    )
+
+
+def _item(suite: Suite, task: Task, sample: Sample, values: dict[str, Any]) -> ItemScores:
+    is_sealed = suite.is_reserved(sample)
+    scores = {name: _unquoted(score_answer(task, sample, value), is_sealed) for name, value in values.items()}
+    return ItemScores(
+        id=sample.id,
+        group=sample.group,
+        tags=sample.tags,
+        prompt=SEALED if is_sealed else prompt_text(sample.prompt),
+        target=SEALED if is_sealed else sample.target,
+        candidate=scores["candidate"],
+        base=scores["base"],
+        incumbent=scores.get("incumbent"),
+    )
+
+
+def _unquoted(score: Score, is_sealed: bool) -> Score:
+    """Of a sealed item the score alone; that an answer is empty stays to be seen."""
+    return Score(value=score.value, answer=SEALED if score.answer.strip() else "") if is_sealed else score

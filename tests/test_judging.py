@@ -1,0 +1,167 @@
+"""Gates that ask suites: many adapters in one pass, a gate of one's own recipe, sealed items, attempts, and no way round a promotion."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fakes import save_tiny_base
+from lorimer.cli.main import run
+from lorimer.config import read_recipe
+from lorimer.data.curate import curate
+from lorimer.database import open_database
+from lorimer.errors import GateFailedError, NotFoundError
+from lorimer.evaluation.gates import GateResult
+from lorimer.evaluation.page import report_folder
+from lorimer.evaluation.results import suite_report_from_json
+from lorimer.judging import SuiteFinding, ask_suites, judge_version, needs_judging
+from lorimer.model.base import load_base
+from lorimer.pipeline import train_recipes
+from lorimer.registry.promotion import promote
+from lorimer.registry.records import AdapterVersion
+from lorimer.registry.registry import Registry
+
+SEEDS = (0, 1)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A base, a dataset with one answer, two versions that learned it, a suite."""
+    folder = tmp_path_factory.mktemp("judging")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("LORIMER_HOME", str(folder / "home"))
+    patch.setenv("LORIMER_ACTOR", "ada")
+    save_tiny_base(folder / "base", "gemma3")
+    rows = [{"prompt": f"ticket number {n}", "completion": "ok"} for n in range(400)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    curate([folder / "rows.jsonl"], name="tickets")
+    write_suite(folder)
+    for seed in SEEDS:
+        write_recipe(folder, seed=seed)
+        list(train_recipes([read_recipe(folder / "recipe.yaml")]))
+    yield folder
+    patch.undo()
+
+
+def write_suite(folder: Path, rule: str = "{better_than: base}") -> None:
+    items = [{"prompt": f"call {n}", "target": "ok"} for n in range(60)]
+    (folder / "calls.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    choices = [{"prompt": f"note {n} ", "target": "ok", "choices": ["ok", "no"]} for n in range(40)]
+    (folder / "notes.jsonl").write_text("".join(json.dumps(item) + "\n" for item in choices))
+    texts = [{"target": f"a text of its own, number {n}"} for n in range(20)]
+    (folder / "texts.jsonl").write_text("".join(json.dumps(item) + "\n" for item in texts))
+    (folder / "desk.yaml").write_text(
+        "suite: desk\nversion: 1\ntasks:\n"
+        f"  - {{name: calls, family: domain, data: calls.jsonl, metric: exact, rule: {rule}}}\n"
+        "  - {name: notes, family: general, kind: choice, metric: choice, data: notes.jsonl, rule: {not_worse_than: base, margin: 0.5}}\n"
+        "  - {name: texts, family: general, kind: text, metric: divergence, data: texts.jsonl, rule: {at_most: 100}}\n"
+    )
+
+
+def write_recipe(folder: Path, *, seed: int, gate: dict[str, object] | None = None) -> None:
+    keys = {"base": str(folder / "base"), "dataset": "tickets", "name": "demo", "metric": "exact", "learning_rate": 0.02, "rank": 4,
+            "steps": 40, "seed": seed, "gate": {"min_items": 3, **(gate or {})}}  # fmt: skip
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(keys))
+
+
+@pytest.fixture
+def registry(made: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Registry]:
+    """That home, copied, as everybody's own."""
+    shutil.copytree(made / "home", tmp_path / "home", dirs_exist_ok=True)
+    monkeypatch.setenv("LORIMER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LORIMER_ACTOR", "ada")
+    engine = open_database()
+    yield Registry(engine)
+    engine.dispose()
+
+
+def want(registry: Registry, version: AdapterVersion, home: Path, made: Path, **gate: object) -> None:
+    """Change what the recipe of a version's run asks of its gate."""
+    path = home / "runs" / version.run_id / "recipe.yaml"
+    keys = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**keys, "gate": {"min_items": 3, **gate}}))
+
+
+def test_adapters_are_asked_in_one_pass_and_each_is_what_it_is_alone(registry: Registry, made: Path, home: Path) -> None:
+    first, second = registry.history("demo")[::-1]
+    base = load_base(first.base_name)
+    together = [one for one in ask_suites([first, second], base, [str(made / "desk.yaml")], against=None) if isinstance(one, SuiteFinding)]
+    assert [finding.version_id for finding in together] == ["demo@v1", "demo@v2"]
+    assert [finding.suite.attempt for finding in together] == [1, 2]
+    for finding in together:
+        assert [check.verdict for check in finding.checks] == ["PASS"] * 3
+        kept = json.loads((report_folder(finding.report.digest) / "suite.json").read_text())
+        assert suite_report_from_json(kept) == finding.report
+    shutil.rmtree(home / "answers")
+    (alone,) = [one for one in ask_suites([second], base, [str(made / "desk.yaml")], against=first) if isinstance(one, SuiteFinding)]
+    assert alone.suite.attempt == 2  # the same adapter is no new attempt
+    for mine, theirs in zip(alone.report.tasks, together[1].report.tasks, strict=True):
+        assert [item.candidate.answer for item in mine.items] == [item.candidate.answer for item in theirs.items]
+
+
+def test_a_gate_with_suites_is_whole_or_none(registry: Registry, made: Path, home: Path) -> None:
+    version = registry.find("demo@v1")
+    want(registry, version, home, made, suites=[str(made / "desk.yaml")])
+    base = load_base(version.base_name)
+    *_, result = judge_version(version, base, opens_reserve=False)
+    assert isinstance(result, GateResult)
+    assert (result.verdict, result.is_final, len(result.checks)) == ("PASS", False, 4)
+    assert needs_judging(registry, version)
+    with pytest.raises(GateFailedError, match="judged without the sealed items"):
+        promote(registry, version)
+    made_now = list(judge_version(version, base))
+    result = made_now[-1]
+    assert isinstance(result, GateResult)
+    assert (result.verdict, result.is_final) == ("PASS", True)
+    (finding,) = [one for one in made_now if isinstance(one, SuiteFinding)]
+    sealed = [item for task in finding.report.tasks for item in task.items if item.prompt == "(sealed)"]
+    assert 5 < len(sealed) < 60
+    assert all((item.target, item.candidate.answer) == ("(sealed)", "(sealed)") for item in sealed)
+    assert registry.newest_gate(version) == result
+    assert not needs_judging(registry, version)
+    assert promote(registry, version).version == 1
+
+
+def test_promoting_runs_the_gate_and_stops_at_it(registry: Registry, made: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = registry.history("demo")[::-1]
+    assert run(["adapters", "promote", "demo@v1"]) == 0
+    assert registry.newest_gate(first) is not None
+    write_suite(home, rule="{at_least: 1.0}")
+    want(registry, second, home, made, suites=[str(home / "desk.yaml")], champion="not_worse", margin=0.5)
+    assert run(["adapters", "promote", "demo@v2"]) == 5
+    gate = registry.newest_gate(second)
+    assert gate is not None
+    assert gate.incumbent_digest == first.digest
+    names = [check.name for check in gate.checks]
+    assert names[:3] == ["beats_base", "domain/against_base", "domain/against_champion"]
+    assert names[3:] == ["domain/calls", "general/notes", "general/texts", "desk/reserve"]
+    assert registry.resolve("demo@champion").version == 1
+    assert run(["adapters", "promote", "demo@v2", "--override-gate"]) == 2
+    assert run(["adapters", "promote", "demo@v2", "--override-gate", "--reason", "the fair is tomorrow"]) == 0
+    assert registry.resolve("demo@champion").version == 2
+    capsys.readouterr()
+
+
+def test_a_suite_that_is_not_there_stops_before_anything_is_asked(registry: Registry, made: Path, home: Path) -> None:
+    version = registry.find("demo@v1")
+    want(registry, version, home, made, suites=["nowhere"])
+    judged = judge_version(version, load_base(version.base_name))
+    with pytest.raises(NotFoundError, match="there is no suite 'nowhere'"):
+        next(judged)
+    assert registry.newest_gate(version) is None
+
+
+def test_the_command_says_what_every_suite_found(registry: Registry, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suites = ["--suite", str(made / "desk.yaml"), "--suite", "domain"]
+    assert run(["evaluate", "demo@v1", "demo@v2", *suites, "--against", "demo@v1"]) == 5  # two versions that are alike: 32 items are few
+    assert "domain/against_champion" in capsys.readouterr().out
+    assert run(["evaluate", "demo@v2", *suites, "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)["adapters"]
+    assert told["gate"]["verdict"] == "PASS"
+    assert set(told["reports"]) == {"domain@v1", "desk@v1"}
+    assert run(["evaluate", "demo@v1", "demo@v2"]) == 2
+    assert "with --suite" in capsys.readouterr().err
+    assert registry.newest_gate(registry.find("demo@v2")) is None  # suites alone are no gate
