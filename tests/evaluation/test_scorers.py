@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorimer.config import Metric
-from lorimer.evaluation.scorers import SCORERS, contains, exact, exact_json, field_accuracy, label, parse_object, score
+from lorimer.evaluation.scorers import SCORERS, contains, exact, exact_json, field_accuracy, label, score
+from lorimer.evaluation.structured import parse_object
 from lorimer.evaluation.task import Sample
 
 TARGET = '{"queue": "billing", "priority": 2, "urgent": true}'

@@ -1,15 +1,17 @@
 """Is one answer right? Each scorer is one small rule. What cannot be judged is unscored: kept, but neither right nor wrong."""
 
-import json
-import math
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
 
+from lorimer.evaluation.instructions import instructions, instructions_loose
+from lorimer.evaluation.numeric import gsm8k_flexible, gsm8k_strict, numeric
+from lorimer.evaluation.pattern import matches_regex
 from lorimer.evaluation.score import Score, Scorer, scored
+from lorimer.evaluation.sql import sql_result
 from lorimer.evaluation.statistics import Proportion, proportion_of
+from lorimer.evaluation.structured import json_fields, json_schema, parse_object
 from lorimer.evaluation.task import Sample
-from lorimer.storage import canonical_json
+from lorimer.evaluation.text_overlap import chrf, rouge_1, rouge_l, token_f1
 
 
 def exact(answer: str, sample: Sample) -> Score:
@@ -43,13 +45,32 @@ def contains(answer: str, sample: Sample) -> Score:
 
 def label(answer: str, sample: Sample) -> Score:
     """Right if the answer is the target's label: case, spaces around it and punctuation after it do not count."""
-    wanted, found = _label(sample.target), _label(answer)
+    wanted, found = label_of(sample.target), label_of(answer)
     if not wanted:
         return Score(value=None, answer=answer, explanation="the target is empty: it names no label")
     return scored(found == wanted, answer, f"is not the label {wanted!r}")
 
 
-SCORERS: dict[str, Scorer] = {"exact": exact, "exact_json": exact_json, "contains": contains, "label": label}
+SCORERS: dict[str, Scorer] = {
+    "exact": exact,
+    "exact_json": exact_json,
+    "contains": contains,
+    "label": label,
+    "numeric": numeric,
+    "gsm8k_strict": gsm8k_strict,
+    "gsm8k_flexible": gsm8k_flexible,
+    "regex": matches_regex,
+    "json_schema": json_schema,
+    "json_fields": json_fields,
+    "rouge_1": rouge_1,
+    "rouge_l": rouge_l,
+    "chrf": chrf,
+    "token_f1": token_f1,
+    "sql_result": sql_result,
+    "instructions": instructions,
+    "instructions_loose": instructions_loose,
+}
+"""By the name that a task gives as its metric; docs/scorers.md has what each counts."""
 
 
 def score(metric: str, answer: str | None, sample: Sample) -> Score:
@@ -75,43 +96,14 @@ def field_accuracy(answers: Sequence[str | None], targets: Sequence[str]) -> dic
     return {name: proportion_of(values) for name, values in right.items()}
 
 
-def parse_object(text: str) -> dict[str, bytes] | None:
-    """A JSON object's fields, each value in its one spelling (so 1.0 equals 1 but not true); None if the text is anything else."""
-    try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_float=_number, parse_constant=_refuse)
-        return {name: canonical_json(part) for name, part in value.items()} if isinstance(value, dict) else None
-    except (ValueError, RecursionError):  # a model may answer "[[[[[..." without end
-        return None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse an object that names a field twice: which of the two values is meant, nobody knows (RFC 8259, section 4)."""
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a field is named twice")
-    return fields
-
-
-def _number(text: str) -> float | int:
-    """JSON knows one kind of number: 1.0 is 1."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError("a number too large")
-    return int(value) if value.is_integer() else value
-
-
-def _refuse(text: str) -> float:
-    """NaN and Infinity are no JSON, though Python would read them."""
-    raise ValueError(f"{text} is not JSON")
+def label_of(text: str) -> str:
+    """The label that a text names: in one case, without spaces around it and punctuation after it; "" if there is none."""
+    text = _trim(text).casefold()
+    while text and (text[-1].isspace() or unicodedata.category(text[-1]).startswith("P")):
+        text = text[:-1]
+    return text
 
 
 def _trim(text: str) -> str:
     """Without spaces around it, letters with accents in their one-character form: the same text, however it was typed."""
     return unicodedata.normalize("NFC", text).strip()
-
-
-def _label(text: str) -> str:
-    text = _trim(text).casefold()
-    while text and (text[-1].isspace() or unicodedata.category(text[-1]).startswith("P")):
-        text = text[:-1]
-    return text
