@@ -164,6 +164,8 @@ class Recipe(Strict):
     """Learn from chosen and rejected answers instead of from examples."""
     privacy: PrivacyRecipe | None = None
     """`sharded`, or `{mode: sharded, shards: 4}`: when somebody's rows are erased, one shard is trained again and not the whole."""
+    canaries: int = Field(0, ge=0, le=64)
+    """Made-up rows with random secrets, put among the training rows: an evaluation then says how much of such rows is remembered."""
     rank: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] | None = None
     """`auto`: train high, then keep the smallest adapter that is not worse by more than `rank_margin`."""
     rank_margin: float = Field(0.02, gt=0, lt=1)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lorimer.config import LANGUAGE_PATTERN, ColumnNames, Curation, Recipe, home
+from lorimer.data.canaries import plant
 from lorimer.data.card import KeptRows, card_of, describe_source
 from lorimer.data.catalogue import ChosenRules, choose_rules
 from lorimer.data.dataset import (
@@ -138,12 +139,17 @@ def curate_file(recipe: Recipe) -> Dataset:
 
 
 def resolve_dataset(recipe: Recipe) -> Dataset:
-    """The curated dataset a recipe names, or the file it names, curated on the way.
+    """The curated dataset a recipe names, or the file it names, curated on the way; with canaries, if the recipe asks for some.
 
     Raises:
         NotFoundError: if there is neither.
-        ConfigError: if the recipe says how to read a dataset that was curated otherwise.
+        ConfigError: if the recipe says how to read a dataset that was curated otherwise, or canaries cannot be put in.
     """
+    dataset = _find_or_curate(recipe)
+    return plant(dataset, recipe.canaries) if recipe.canaries else dataset
+
+
+def _find_or_curate(recipe: Recipe) -> Dataset:
     path = Path(recipe.dataset).expanduser()
     if recipe.dataset not in dataset_names() and path.is_file():
         return curate_file(recipe)
