@@ -98,6 +98,8 @@ def test_every_field_of_chat_is_honoured_whole_and_streamed(client: openai.OpenA
         {"n": 2, "best_of": 2, "temperature": 1.0},
         {"logprobs": 3},
         {"echo": True},
+        {"echo": True, "logprobs": 2, "n": 2},
+        {"echo": True, "logprobs": 1, "max_tokens": 0},
         {"prompt": ["Dear", "Yours"], "n": 2, "temperature": 1.0},
         {"prompt": [[70, 71], [72]]},
         {"stop": ["zz"], "presence_penalty": 1, "frequency_penalty": 1, "logit_bias": {"70": 3}, "top_p": 0.5},

@@ -208,6 +208,11 @@ def test_what_vllm_does_not_do_is_a_400_that_names_the_field(client: TestClient,
     assert said in error_in(reply)["message"]
 
 
+def test_log_probabilities_of_prompts_are_the_embedded_engines(client: TestClient) -> None:
+    reply = client.post("/v1/completions", json={"model": "base", "prompt": "Dear", "echo": True, "logprobs": 1})
+    assert (reply.status_code, error_in(reply)["param"], error_in(reply)["code"]) == (400, "echo", "unsupported_parameter")
+
+
 def test_a_refusal_of_vllms_own_is_a_400(client: TestClient, fake: FakeVllm) -> None:
     assert ask(client).status_code == 200
     fake.refuses = (400, "Grammar error: too deep")

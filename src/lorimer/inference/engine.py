@@ -14,7 +14,7 @@ from lorimer.inference.compiled_product import faster
 from lorimer.inference.compiled_rows import compiled_rows
 from lorimer.inference.decoder import FusedDecoder, make_decoder
 from lorimer.inference.kv_cache import CachedSegments, KVCache, Work, num_tokens_that_fit
-from lorimer.inference.sampling import Choice, Row, choose
+from lorimer.inference.sampling import Choice, Row, choose, scores_of
 from lorimer.inference.scheduler import MAX_WAIT_SECONDS, Scheduler
 from lorimer.inference.sequence import Sequence
 from lorimer.inference.slab import Slab
@@ -22,6 +22,7 @@ from lorimer.model.base import Base
 from lorimer.model.machine import give_back_freed_memory, give_back_pages
 from lorimer.model.packed import PackedLinear
 
+SCORED_ROWS = 32  # of a prompt at once: each has a logit for every token of the vocabulary
 BROKEN = "the answer left the finite numbers: its adapter's weights are too large for this prompt; train it again, or ask another one"
 
 
@@ -97,7 +98,7 @@ class Engine:
         """
         if not sequence.prompt_ids:
             raise EngineError("the prompt has no tokens")
-        if sequence.params.max_tokens < 1:
+        if sequence.params.max_tokens < (0 if sequence.wants_prompt_scores else 1):
             raise EngineError(f"max_tokens is {sequence.params.max_tokens}: ask for at least one token")
         if sequence.max_len > self.max_len:
             raise EngineError(
@@ -128,18 +129,24 @@ class Engine:
         failed = self._fail_broken(works, hidden)
         self.scheduler.note_computed(work for work in works if work.sequence.failure is None)
         # 3) choose where the sequence's last token was computed
-        last_rows, row, advanced = [], 0, []
+        last_rows, row, advanced, ended = list[int](), 0, list[Sequence](), failed
         for work in works:
             row += work.num_tokens
             if work.sequence.failure is not None:
                 continue
             if work.sequence.wants_state:
                 _note_state(work, hidden[row - work.num_tokens : row])
-            if work.stop == work.sequence.num_tokens:
+            if work.sequence.wants_prompt_scores:
+                self._score_prompt(work, hidden[row - work.num_tokens : row])
+            if work.stop == work.sequence.num_tokens and work.sequence.params.max_tokens == 0:
+                work.sequence.finish_reason = "length"
+                self._end(work.sequence)
+                ended.append(work.sequence)
+            elif work.stop == work.sequence.num_tokens:
                 last_rows.append(row - 1)
                 advanced.append(work.sequence)
         if not advanced:
-            return failed
+            return ended
         rows = [
             Row(params=s.params, generator=s.generator, constraint=s.constraint, prompt_ids=s.prompt_ids, output_ids=s.output_ids)
             for s in advanced
@@ -148,7 +155,18 @@ class Engine:
         # 4) finish
         for sequence, choice in zip(advanced, choices, strict=True):
             self._take(sequence, choice)
-        return advanced + failed
+        return advanced + ended
+
+    def _score_prompt(self, work: Work, hidden: Tensor) -> None:
+        """Take a work's hidden states (T, h) into its prompt's log-probabilities: each place tells of the token after it."""
+        sequence = work.sequence
+        start = max(work.start, len(sequence.prompt_scores))  # not twice, where it was thrown out of the cache meanwhile
+        stop = min(work.stop, len(sequence.prompt_ids) - 1)
+        for at in range(start, stop, SCORED_ROWS):
+            until = min(at + SCORED_ROWS, stop)
+            logits = self.logits(hidden[at - work.start : until - work.start])
+            next_ids = sequence.prompt_ids[at + 1 : until + 1]
+            sequence.prompt_scores += scores_of(logits, next_ids, sequence.params.num_logprobs or 0)
 
     def _fail_broken(self, works: list[Work], hidden: Tensor) -> list[Sequence]:
         """End the sequences whose hidden states (T, h) are no numbers any more; what they kept goes before their blocks are others'."""

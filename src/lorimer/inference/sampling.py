@@ -107,7 +107,8 @@ def choose(logits: Tensor, rows: Sequence[Row], kernels: Kernels | None = None) 
     choices = []
     for at, row in enumerate(rows):
         token = best[at] if is_plain[at] else _choose_one(logits[at], row)
-        scores = None if row.params.num_logprobs is None else _scores(logits[at], token, row.params.num_logprobs)
+        count = row.params.num_logprobs
+        scores = None if count is None else scores_of(logits[at : at + 1], [token], count)[0]
         choices.append(Choice(token_id=token, scores=scores))
     return choices
 
@@ -181,10 +182,14 @@ def _without_top_k(params: SamplingParams) -> SamplingParams:
     return SamplingParams(top_p=params.top_p, min_p=params.min_p, temperature=params.temperature)
 
 
-def _scores(logits: Tensor, token: int, count: int) -> TokenScores:
-    """logits (V) as the model gave them -> the log-probabilities asked for."""
+def scores_of(logits: Tensor, tokens: Sequence[int], count: int) -> list[TokenScores]:
+    """logits (n, V) as the model gave them, and the token that stands at each place -> the log-probabilities asked for."""
     wide = logits.float()
-    total = wide.logsumexp(0)
-    kept, places = wide.topk(count) if count else (wide[:0], wide[:0].long())
-    top = tuple(zip(places.tolist(), (kept - total).tolist(), strict=True))
-    return TokenScores(token_id=token, logprob=float(wide[token] - total), top=top)
+    total = wide.logsumexp(1, keepdim=True)
+    own = (wide.gather(1, torch.tensor(tokens, device=wide.device)[:, None]) - total)[:, 0].tolist()
+    kept, places = wide.topk(count) if count else (wide[:, :0], wide[:, :0].long())
+    tops = zip(places.tolist(), (kept - total).tolist(), strict=True)
+    return [
+        TokenScores(token_id=token, logprob=logprob, top=tuple(zip(ids, logprobs, strict=True)))
+        for token, logprob, (ids, logprobs) in zip(tokens, own, tops, strict=True)
+    ]

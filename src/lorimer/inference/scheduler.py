@@ -201,7 +201,7 @@ class Scheduler:
 
     def _hold_known(self, sequence: Sequence) -> list[int]:
         """Blocks of its beginning that are in the cache; at least one token is left to compute."""
-        if not self.reuses_prefixes or sequence.wants_state:
+        if not self.reuses_prefixes or sequence.needs_whole_prompt:
             return []
         return self.cache.blocks.hold_known(sequence.keys_of_full_blocks(self._first_key(sequence), sequence.num_tokens - 1))
 

@@ -30,6 +30,11 @@ class Sequence:
     """Whether the prompt's hidden states are wanted; it is then computed whole, whatever the cache holds."""
     state: torch.Tensor | None = None
     """Their mean (h) so far, but for the first, which is the same whatever follows it."""
+    wants_prompt_scores: bool = False
+    """Whether the prompt's own log-probabilities are wanted, with as many of the likeliest as `params` says; it is computed whole then too,
+    and `params.max_tokens` may be 0."""
+    prompt_scores: list[TokenScores] = field(default_factory=list)
+    """One a token of the prompt so far, from its second: nothing stands before the first."""
     id: int = field(default_factory=lambda: next(_counter))
     output_ids: list[int] = field(default_factory=list)
     scores: list[TokenScores] = field(default_factory=list)
@@ -54,6 +59,11 @@ class Sequence:
     def num_tokens(self) -> int:
         """Prompt and answer so far."""
         return len(self.prompt_ids) + len(self.output_ids)
+
+    @property
+    def needs_whole_prompt(self) -> bool:
+        """Whether every token of the prompt has to be computed, whatever the cache holds of it."""
+        return self.wants_state or self.wants_prompt_scores
 
     @property
     def max_len(self) -> int:

@@ -18,12 +18,14 @@ class Piece:
     text: str = ""
     calls: tuple[CallPiece, ...] = ()
     scores: tuple[TokenScores, ...] = ()
+    first_id: int | None = None
+    """The prompt's first token, where `scores` begin with the prompt's: nothing stands before it, so that it has none."""
     finish_reason: Finish | None = None
 
     @property
     def says_something(self) -> bool:
         """Whether it is more than an answer's end."""
-        return bool(self.text or self.calls or self.scores)
+        return bool(self.text or self.calls or self.scores or self.first_id is not None)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,6 +44,8 @@ class Answer:
     text: str
     finish_reason: Finish
     scores: tuple[TokenScores, ...] = ()
+    first_id: int | None = None
+    """As a piece's."""
     calls: tuple[AnsweredCall, ...] = ()
 
 
@@ -72,7 +76,15 @@ class AnswerStream:
         if self.reader is not None:
             text, calls = self.reader.push(text, is_last=reason is not None)
             reason = "tool_calls" if reason == "stop" and self.reader.num_calls else reason
-        piece = Piece(index=self.index, text=self._prefix + text, calls=tuple(calls), scores=self._new_scores(), finish_reason=reason)
+        echoes = self.sequence.wants_prompt_scores and not self._pieces
+        piece = Piece(
+            index=self.index,
+            text=self._prefix + text,
+            calls=tuple(calls),
+            scores=(*(self.sequence.prompt_scores if echoes else ()), *self._new_scores()),
+            first_id=self.sequence.prompt_ids[0] if echoes else None,
+            finish_reason=reason,
+        )
         self._prefix = ""
         self._pieces.append(piece)
         return piece
@@ -85,6 +97,7 @@ class AnswerStream:
             text="".join(piece.text for piece in self._pieces),
             finish_reason=reason,
             scores=tuple(scores for piece in self._pieces for scores in piece.scores),
+            first_id=self._pieces[0].first_id,
             calls=self._calls(),
         )
 

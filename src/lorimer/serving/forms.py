@@ -136,7 +136,7 @@ class TextForm:
     def whole(self, answers: Sequence[Answer], usage: Usage) -> Reply:
         """See `Form`."""
         choices = [
-            TextChoice(index=index, text=answer.text, logprobs=self._logprobs(index, answer.scores), finish_reason=answer.finish_reason)
+            TextChoice(index=index, text=answer.text, logprobs=self._logprobs(index, answer), finish_reason=answer.finish_reason)
             for index, answer in enumerate(answers)
         ]
         return Completion(**self.heading.on_whole(), object="text_completion", choices=choices, usage=usage)
@@ -147,7 +147,8 @@ class TextForm:
 
     def piece(self, piece: Piece) -> Reply:
         """See `Form`."""
-        return self._chunk(piece.index, piece.text, logprobs=self._logprobs(piece.index, piece.scores) if piece.scores else None)
+        has_scores = piece.scores or piece.first_id is not None
+        return self._chunk(piece.index, piece.text, logprobs=self._logprobs(piece.index, piece) if has_scores else None)
 
     def closing(self, index: int, finish_reason: Finish) -> Reply:
         """See `Form`."""
@@ -161,18 +162,21 @@ class TextForm:
         choice = TextChoice(index=index, text=text, logprobs=logprobs, finish_reason=finish_reason)
         return Completion(**self.heading.on_chunk(), object="text_completion", choices=[choice])
 
-    def _logprobs(self, index: int, scores: Sequence[TokenScores]) -> TextLogprobs | None:
+    def _logprobs(self, index: int, said: Piece | Answer) -> TextLogprobs | None:
         if not self.heading.has_logprobs:
             return None
-        tokens = [self._name(place.token_id) for place in scores]
+        first = [] if said.first_id is None else [said.first_id]
+        ids = [*first, *(place.token_id for place in said.scores)]
+        tokens = [self._name(i) for i in ids]
         offsets = []
-        for token in tokens:
+        for i, token in zip(ids, tokens, strict=True):
             offsets.append(self._offsets.get(index, 0))
-            self._offsets[index] = offsets[-1] + len(token)
+            self._offsets[index] = offsets[-1] + (0 if self.names.renderer.is_special(i) else len(token))  # the text holds no special ones
+        tops = [{self._name(i): logprob for i, logprob in (*place.top, (place.token_id, place.logprob))} for place in said.scores]
         return TextLogprobs(
             tokens=tokens,
-            token_logprobs=[place.logprob for place in scores],
-            top_logprobs=[{self._name(i): logprob for i, logprob in (*place.top, (place.token_id, place.logprob))} for place in scores],
+            token_logprobs=[*(None for _ in first), *(place.logprob for place in said.scores)],
+            top_logprobs=[*(None for _ in first), *tops],
             text_offset=offsets,
         )
 

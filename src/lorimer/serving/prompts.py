@@ -50,6 +50,7 @@ class Prompts:
                 composition=target.composition,
                 tenant=tenant,
                 constraint=None if grammar is None else grammar.start(),
+                wants_prompt_scores=isinstance(body, CompletionRequest) and body.wants_prompt_scores,
             )
             for ids, length in zip(prompts, lengths, strict=True)
             for choice in range(body.n)
@@ -104,8 +105,9 @@ def _answer_len(body: GenerationRequest, prompt_len: int, *, max_len: int) -> in
     if prompt_len == 0:
         raise ApiError(400, "the prompt has no tokens: say something", param=body.prompt_field, code="invalid_value")
     room = max_len - prompt_len
-    wanted = body.num_tokens_asked or min(room, body.default_answer_len)
-    if not 1 <= wanted <= room:
+    asked = body.num_tokens_asked
+    wanted = min(room, body.default_answer_len) if asked is None else asked
+    if not (0 if asked == 0 else 1) <= wanted <= room:
         raise ApiError(
             400,
             f"the prompt has {prompt_len} tokens and {max(wanted, 1)} more were asked for, but this model takes "

@@ -135,9 +135,11 @@ class CompletionRequest(GenerationRequest):
     """One text or several, or their token ids."""
     best_of: int | None = Field(None, ge=1, le=MAX_ANSWERS)
     """As many as `n`: all answers are given."""
+    max_tokens: int | None = Field(None, ge=0, lt=INT64)
+    """0 where the prompt's log-probabilities are all that is wanted."""
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    echo: bool = False
-    """Say the prompt before the answer."""
+    echo: bool = Field(False, validate_default=True)
+    """Say the prompt before the answer, and its log-probabilities before the answer's."""
 
     @field_validator("prompt", mode="wrap")
     @classmethod
@@ -161,14 +163,19 @@ class CompletionRequest(GenerationRequest):
     @field_validator("echo")
     @classmethod
     def _check_echo(cls, echo: bool, info: ValidationInfo) -> bool:
-        if echo and info.data.get("logprobs") is not None:
-            raise ValueError("is not supported with `logprobs`: those of prompts are not computed")
+        if info.data.get("max_tokens") == 0 and not (echo and info.data.get("logprobs") is not None):
+            raise ValueError("and `logprobs` are what `max_tokens` of 0 is for: set both, or ask for at least one token")
         return echo
 
     @property
     def num_logprobs(self) -> int | None:
         """See `GenerationRequest`."""
         return self.logprobs
+
+    @property
+    def wants_prompt_scores(self) -> bool:
+        """Whether the prompt's log-probabilities are asked for too."""
+        return self.echo and self.logprobs is not None
 
     @property
     def prompts(self) -> list[str | list[int]]:

@@ -53,12 +53,13 @@ class ChatLogprobs(Reply):
 
 
 class TextLogprobs(Reply):
-    """Log-probabilities of a continuation's tokens, in the older form."""
+    """Log-probabilities of a continuation's tokens, in the older form; of its prompt's before them, where that is echoed."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
-    """The likeliest tokens at each place, and the chosen one."""
+    token_logprobs: list[float | None]
+    """None for a prompt's first token, before which there is nothing."""
+    top_logprobs: list[dict[str, float] | None]
+    """The likeliest tokens at each place, and the one that stands there."""
     text_offset: list[int]
 
 

@@ -152,6 +152,9 @@ class VllmBackend:
             raise UnsupportedError(message, field="composition")
         if sequence.wants_state:
             raise UnsupportedError("vLLM does not give hidden states", field="model")
+        if sequence.wants_prompt_scores:
+            message = "log-probabilities of prompts are given by the embedded engine alone: leave out `echo` or `logprobs`"
+            raise UnsupportedError(message, field="echo")
         model = parts[0].digest if parts else self.base.digest
         return body_of(sequence, model, self.base.renderer.stop_ids)
 
