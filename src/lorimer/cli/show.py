@@ -9,12 +9,14 @@ from rich.text import Text
 from lorimer.cli.console import console, error_console, progress_bar
 from lorimer.data.dataset import Dataset
 from lorimer.evaluation.evaluate import Answer
+from lorimer.evaluation.forest import change, level
 from lorimer.evaluation.gates import GateResult
 from lorimer.evaluation.page import report_folder
 from lorimer.evaluation.report import EvalReport
+from lorimer.evaluation.results import SuiteReport
 from lorimer.evaluation.statistics import Proportion
+from lorimer.evaluation.tally import by_family, tally_tasks
 from lorimer.evaluation.task import Task
-from lorimer.judging import SuiteFinding
 from lorimer.model.base import Base
 from lorimer.pipeline import Made
 from lorimer.registry.records import AdapterVersion, Alias
@@ -28,7 +30,7 @@ from lorimer.training.train import RunResult
 from lorimer.training.validation import Validation
 
 SHOWN_HEAD, SHOWN_TAIL = 300, 700  # characters of a long row: its end is what is learned
-VERDICT_STYLES = {"PASS": "bold green", "FAIL": "bold red", "ERROR": "bold red", "INCONCLUSIVE": "yellow"}
+VERDICT_STYLES = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow", "ERROR": "bold red"}
 STYLES = {"stop": "bold red", "warn": "yellow"}
 
 
@@ -143,14 +145,24 @@ def show_report(report: EvalReport, gate: GateResult) -> None:
     console.print(f"Report: {report_folder(report.digest) / 'report.html'}", highlight=False)
 
 
-def show_suite(finding: SuiteFinding) -> None:
-    """What a suite found of one adapter, a line a check."""
-    report, judged = finding.report, finding.suite
-    sealed = "sealed items asked too" if judged.opens_reserve else "sealed items not asked"
-    table = Table("", "", "", title=f"{report.candidate_name} on {judged.id}, attempt {judged.attempt}, {sealed}")
-    for check in finding.checks:
-        table.add_row(check.name, Text(check.verdict, style=VERDICT_STYLES[check.verdict]), f"{check.reason} {check.remedy}".strip())
+def show_suite_report(report: SuiteReport, gate: GateResult) -> None:
+    """Every task of a suite by family: candidate beside incumbent and base, what the gate says of it, and then of the whole."""
+    has_incumbent = report.incumbent_name is not None
+    columns = ["family", "task", "base", *(["incumbent"] if has_incumbent else []), "candidate", "change", "won / lost", "gate"]
+    table = Table(*columns, title=Text(f"{report.candidate_name} on {report.suite} version {report.version}"))
+    for family, tallies in by_family(tally_tasks(report, gate)).items():
+        for tally in tallies:
+            verdict = tally.check.verdict if tally.check is not None else "not checked"
+            unscored = f" ({tally.num_unscored} unscored)" if tally.num_unscored else ""
+            duel = f"{tally.duels[0].num_won} / {tally.duels[0].num_lost}" if tally.unit == "share" else ""
+            row = [family, f"{tally.task.name}{unscored}", level(tally.base, tally.unit)]
+            row += [level(tally.incumbent, tally.unit)] if has_incumbent else []
+            row += [level(tally.candidate, tally.unit), change(tally.difference, tally.unit), duel]
+            table.add_row(*(Text(cell) for cell in row), Text(verdict, style=VERDICT_STYLES.get(verdict, "")))
+        table.add_section()
     console.print(table)
+    console.print(Text(f"Change, won and lost: against {'the incumbent' if has_incumbent else 'the base'}."), highlight=False)
+    console.print(Text(f"Gate: {gate.verdict}. {gate.sentence}"), highlight=False)
 
 
 def percent(proportion: Proportion) -> str:
