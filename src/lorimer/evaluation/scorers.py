@@ -12,6 +12,7 @@ from lorimer.evaluation.statistics import Proportion, proportion_of
 from lorimer.evaluation.structured import json_fields, json_schema, parse_object
 from lorimer.evaluation.task import Sample
 from lorimer.evaluation.text_overlap import chrf, rouge_1, rouge_l, token_f1
+from lorimer.evaluation.verbatim import not_verbatim
 
 
 def exact(answer: str, sample: Sample) -> Score:
@@ -69,6 +70,7 @@ SCORERS: dict[str, Scorer] = {
     "sql_result": sql_result,
     "instructions": instructions,
     "instructions_loose": instructions_loose,
+    "not_verbatim": not_verbatim,
 }
 """By the name that a task gives as its metric; docs/scorers.md has what each counts."""
 
