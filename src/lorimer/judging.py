@@ -6,7 +6,8 @@ A gate covers all that its recipe wants or it is none: what is asked beside it (
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 from lorimer.config import Recipe, home, read_recipe
 from lorimer.data.dataset import Dataset, read_dataset
@@ -18,6 +19,7 @@ from lorimer.evaluation.evaluate import Answer, answers_of, ask
 from lorimer.evaluation.gates import Check, GateResult, JudgedSuite, check, with_suites, worst_of
 from lorimer.evaluation.page import report_folder, write_report
 from lorimer.evaluation.report import EvalReport, build_report
+from lorimer.evaluation.report_card import Attempt, TrainingCost, render_report_card
 from lorimer.evaluation.results import SuiteReport
 from lorimer.evaluation.suite import Rule, Suite, SuiteTask, find_suite
 from lorimer.evaluation.task import Task, task_from_dataset
@@ -29,7 +31,7 @@ from lorimer.registry.compositions import composition_of
 from lorimer.registry.records import AdapterVersion
 from lorimer.registry.registry import CHAMPION, Registry
 from lorimer.registry.roles import check_role
-from lorimer.storage import write_json
+from lorimer.storage import read_json, read_jsonl, write_json, write_text
 from lorimer.training.plan import metric_of
 
 EVALUATION_SEQUENCES = 96  # nobody waits for the first word, so wide batches: each step reads the base once for all of them
@@ -139,7 +141,6 @@ def judge_suites(
             report = build_suite_report(asked, candidate=Named(name=version.id, digest=version.digest), base=base, incumbent=beside)
             report = replace(report, suite_digest=suite.digest)  # of the whole, whatever part was asked
             checks = (*check_suite(report), *(check_sealed(report, sealed) if opens_reserve else []))
-            write_json(report_folder(report.digest) / "suite.json", report.to_json())
             judged = JudgedSuite(
                 id=suite.id,
                 digest=suite.digest,
@@ -147,7 +148,38 @@ def judge_suites(
                 attempt=count_attempt(registry, suite.digest, suite.id, version),
                 opens_reserve=opens_reserve or not sealed,
             )
-            yield SuiteFinding(version.id, judged, report, checks)
+            finding = SuiteFinding(version.id, judged, report, checks)
+            _write_card(finding, version, has_reserve=bool(sealed))
+            yield finding
+
+
+def card_path(report: SuiteReport) -> Path:
+    """Where a report's page is."""
+    return report_folder(report.digest) / "card.html"
+
+
+def _write_card(finding: SuiteFinding, version: AdapterVersion, *, has_reserve: bool) -> None:
+    """Keep a report and the page a person reads."""
+    report, judged = finding.report, finding.suite
+    reserve: Literal["sealed", "opened", "none"] = "none" if not has_reserve else "opened" if judged.opens_reserve else "sealed"
+    page = render_report_card(
+        report,
+        gate_of_findings([finding]),
+        attempt=Attempt(number=judged.attempt, reserve=reserve),
+        training=_training_cost(version),
+    )
+    write_json(card_path(report).with_name("suite.json"), report.to_json())
+    write_text(card_path(report), page)
+
+
+def _training_cost(version: AdapterVersion) -> TrainingCost | None:
+    """What a version's run took; None where it is not here, or none trained it alone."""
+    folder = home() / "runs" / version.run_id
+    if not version.run_id or not (folder / "run.json").is_file() or "seconds" not in read_json(folder / "run.json").get("actual", {}):
+        return None
+    num_tokens = sum(step["num_tokens"] for step in read_jsonl(folder / "metrics.jsonl"))
+    seconds, price = read_json(folder / "run.json")["actual"]["seconds"], read_recipe(folder / "recipe.yaml").price_per_hour
+    return TrainingCost(seconds=seconds, num_tokens=num_tokens, price_per_hour=price)
 
 
 def gate_of_findings(findings: Sequence[SuiteFinding]) -> GateResult:

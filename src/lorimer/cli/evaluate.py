@@ -20,7 +20,9 @@ def evaluate(
         list[str] | None, typer.Option(help="A suite instead of the gate: `general`, `safety`, `fidelity`, `memory`, `domain`, yours.")
     ] = None,
     against: Annotated[str | None, typer.Option(help="With a suite: the adapter that is in use, beside which rules may hold it.")] = None,
-    junit: Annotated[Path | None, typer.Option(help="Write the checks for a CI here, as JUnit has them.")] = None,
+    junit: Annotated[
+        Path | None, typer.Option(help="With a suite: a folder for what a CI reads, `ADAPTER-SUITE.xml` as JUnit has it.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Ask adapter and base the test items, check the gate of the adapter's recipe, and record the verdict.
@@ -37,19 +39,19 @@ def evaluate(
 
     if against and not suite:
         raise UsageError("--against goes with --suite: the gate of a recipe compares with the champion where the recipe says so")
+    if junit and not suite:
+        raise UsageError("--junit goes with --suite: ask for the suite `domain`, which is made of the adapter's own test items")
     if len(adapters) > 1 and not suite:
         raise UsageError("several adapters are evaluated together with --suite; the gate of each is its own: ask one by one")
     versions = [find_version(name) for name in adapters]
     if len({version.base_digest for version in versions}) > 1:
         raise UsageError("these adapters are on different bases: ask those of one base together")
-    results = _ask_suites(versions, suite, against, as_json) if suite else [_ask_gate(versions[0], as_json)]
-    if junit is not None:
-        _write_junit(junit, results)
-    for _, result in results:
+    results = _ask_suites(versions, suite, against, junit, as_json) if suite else [_ask_gate(versions[0], as_json)]
+    for result in results:
         require_pass(result)
 
 
-def _ask_gate(version: "AdapterVersion", as_json: bool) -> "tuple[AdapterVersion, GateResult]":
+def _ask_gate(version: "AdapterVersion", as_json: bool) -> "GateResult":
     from lorimer.cli.show import show_progress, show_report
     from lorimer.evaluation.gates import GateResult
     from lorimer.evaluation.page import report_folder
@@ -68,12 +70,12 @@ def _ask_gate(version: "AdapterVersion", as_json: bool) -> "tuple[AdapterVersion
         print_json({"adapter": version.id, **scores, "gate": result.to_json(), "report": str(folder / "report.html")})
     else:
         show_report(report, result)
-    return version, result
+    return result
 
 
 def _ask_suites(
-    versions: "list[AdapterVersion]", names: list[str], against: str | None, as_json: bool
-) -> "list[tuple[AdapterVersion, GateResult]]":
+    versions: "list[AdapterVersion]", names: list[str], against: str | None, junit: Path | None, as_json: bool
+) -> "list[GateResult]":
     from lorimer.cli.show import show_progress
     from lorimer.judging import SuiteFinding, ask_suites, gate_of_findings
     from lorimer.model.base import load_base
@@ -84,37 +86,44 @@ def _ask_suites(
         base = load_base(versions[0].base_name)
     num_models = 1 + len({version.digest for version in (*versions, *([incumbent] if incumbent else []))})
     asked = show_progress(ask_suites(versions, base, names, against=incumbent), quiet=True, num_models=num_models)
-    findings = [made for made in asked if isinstance(made, SuiteFinding)]
-    results = []
-    for version in versions:
-        own = [finding for finding in findings if finding.version_id == version.id]
-        results.append((version, gate_of_findings(own)))
-        if not as_json:
-            _show(own)
+    by_version: dict[str, list[SuiteFinding]] = {version.id: [] for version in versions}
+    for made in asked:
+        if isinstance(made, SuiteFinding):
+            by_version[made.version_id].append(made)
+    results = {version_id: gate_of_findings(findings) for version_id, findings in by_version.items()}
+    for findings in by_version.values():
+        for finding in findings:
+            if junit is not None:
+                _write_junit(junit, finding)
+            if not as_json:
+                _show(finding)
     if as_json:
-        print_json({"adapters": [_to_json(version, result, findings) for version, result in results]})
-    return results
+        print_json({"adapters": [_to_json(version_id, result, by_version[version_id]) for version_id, result in results.items()]})
+    return list(results.values())
 
 
-def _show(findings: "list[SuiteFinding]") -> None:
-    from lorimer.cli.show import show_suite
-    from lorimer.evaluation.page import report_folder
+def _show(finding: "SuiteFinding") -> None:
+    from lorimer.cli.show import show_suite_report
+    from lorimer.judging import card_path, gate_of_findings
 
-    for finding in findings:
-        show_suite(finding)
-        console.print(f"Report: {report_folder(finding.report.digest) / 'card.html'}", highlight=False)
-
-
-def _to_json(version: "AdapterVersion", result: "GateResult", findings: "list[SuiteFinding]") -> dict[str, Any]:
-    from lorimer.evaluation.page import report_folder
-
-    own = [finding for finding in findings if finding.version_id == version.id]
-    reports = {finding.suite.id: str(report_folder(finding.report.digest) / "card.html") for finding in own}
-    return {"adapter": version.id, "gate": result.to_json(), "reports": reports}
+    show_suite_report(finding.report, gate_of_findings([finding]))
+    sealed = "sealed items asked too" if finding.suite.opens_reserve else "its sealed items not asked"
+    console.print(
+        f"Attempt {finding.suite.attempt} on {finding.suite.id}, {sealed}. Report card: {card_path(finding.report)}", highlight=False
+    )
 
 
-def _write_junit(path: Path, results: "list[tuple[AdapterVersion, GateResult]]") -> None:
+def _to_json(version_id: str, result: "GateResult", findings: "list[SuiteFinding]") -> dict[str, Any]:
+    from lorimer.judging import card_path
+
+    cards = {finding.suite.id: str(card_path(finding.report)) for finding in findings}
+    return {"adapter": version_id, "gate": result.to_json(), "reports": cards}
+
+
+def _write_junit(folder: Path, finding: "SuiteFinding") -> None:
     from lorimer.evaluation.junit import junit_xml
+    from lorimer.judging import gate_of_findings
     from lorimer.storage import write_text
 
-    write_text(path, junit_xml([(version.id, result) for version, result in results]))
+    name = f"{finding.version_id}-{finding.suite.id}".replace("@", "-")
+    write_text(folder / f"{name}.xml", junit_xml(gate_of_findings([finding]), finding.report))

@@ -182,7 +182,9 @@ def _check_level(name: str, task: TaskResult, scored: Sequence[ItemScores], rule
         return _decide(name, task, found, len(scored), verdict, limit, "", f"at least {_level(task, limit)}")
     assert rule.at_most is not None
     flipped = Interval(low=rule.at_most - found.bounds.high, high=rule.at_most - found.bounds.low, confidence=DECISION_CONFIDENCE)
-    return _decide(name, task, found, len(scored), judge_non_inferior(flipped, 0.0), rule.at_most, "", f"at most {_level(task, rule.at_most)}")
+    return _decide(
+        name, task, found, len(scored), judge_non_inferior(flipped, 0.0), rule.at_most, "", f"at most {_level(task, rule.at_most)}"
+    )
 
 
 def _estimate_level(task: TaskResult, scored: Sequence[ItemScores]) -> Estimate:

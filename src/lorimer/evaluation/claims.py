@@ -16,7 +16,9 @@ from lorimer.evaluation.words import FUNCTION_WORDS, GREETINGS, MONTHS, number_w
 Kind = Literal["address", "quotation", "date", "number", "name"]
 
 ADDRESS = re.compile(r"(?:https?://|www\.)[^\s<>\"')\]]+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+", re.IGNORECASE)
-QUOTATION = re.compile(r"\"([^\"\n]{2,})\"|\u201c([^\u201d\n]{2,})\u201d|\u201e([^\u201c\u201d\n]{2,})[\u201c\u201d]|\u00ab([^\u00bb\n]{2,})\u00bb")
+QUOTATION = re.compile(
+    r"\"([^\"\n]{2,})\"|\u201c([^\u201d\n]{2,})\u201d|\u201e([^\u201c\u201d\n]{2,})[\u201c\u201d]|\u00ab([^\u00bb\n]{2,})\u00bb"
+)
 MIN_QUOTED_WORDS = 2  # one word in marks is a manner of speaking
 LIST_MARK = re.compile(r"^[ \t]*(?:\d{1,2}[.)]|[-*\u2022])[ \t]+", re.MULTILINE)
 HEADING = re.compile(r"^[ \t]*(?:#.*|\*\*[^*\n]+\*\*:?[ \t]*)$", re.MULTILINE)

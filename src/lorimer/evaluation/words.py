@@ -32,11 +32,58 @@ FUNCTION_WORDS_BY_LANGUAGE = {
 FUNCTION_WORDS = frozenset(word for words in FUNCTION_WORDS_BY_LANGUAGE.values() for word in words.split())
 
 GREETINGS = frozenset(
-    """i ok okay dear hello hi regards sincerely best kind yours thanks mr mrs ms dr prof sir madam
-    sehr hallo herr frau herrn mit freundlichen liebe lieber
-    cher chère bonjour madame monsieur merci cordialement
-    estimado estimada hola señor señora gracias saludos
-    gentile caro cara signora signor grazie buongiorno ciao""".split()
+    [
+        "i",
+        "ok",
+        "okay",
+        "dear",
+        "hello",
+        "hi",
+        "regards",
+        "sincerely",
+        "best",
+        "kind",
+        "yours",
+        "thanks",
+        "mr",
+        "mrs",
+        "ms",
+        "dr",
+        "prof",
+        "sir",
+        "madam",
+        "sehr",
+        "hallo",
+        "herr",
+        "frau",
+        "herrn",
+        "mit",
+        "freundlichen",
+        "liebe",
+        "lieber",
+        "cher",
+        "chère",
+        "bonjour",
+        "madame",
+        "monsieur",
+        "merci",
+        "cordialement",
+        "estimado",
+        "estimada",
+        "hola",
+        "señor",
+        "señora",
+        "gracias",
+        "saludos",
+        "gentile",
+        "caro",
+        "cara",
+        "signora",
+        "signor",
+        "grazie",
+        "buongiorno",
+        "ciao",
+    ]
 )
 """Words that polite letters write with a capital and that name nobody."""
 
