@@ -108,9 +108,8 @@ def _show(finding: "SuiteFinding") -> None:
 
     show_suite_report(finding.report, gate_of_findings([finding]))
     sealed = "sealed items asked too" if finding.suite.opens_reserve else "its sealed items not asked"
-    console.print(
-        f"Attempt {finding.suite.attempt} on {finding.suite.id}, {sealed}. Report card: {card_path(finding.report)}", highlight=False
-    )
+    console.print(f"Attempt {finding.suite.attempt} on {finding.suite.id}, {sealed}.", highlight=False)
+    console.print(f"Report card: {card_path(finding.report)}", highlight=False)
 
 
 def _to_json(version_id: str, result: "GateResult", findings: "list[SuiteFinding]") -> dict[str, Any]:

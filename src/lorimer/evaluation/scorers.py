@@ -4,8 +4,11 @@ import unicodedata
 from collections.abc import Sequence
 
 from lorimer.evaluation.instructions import instructions, instructions_loose
+from lorimer.evaluation.leaks import keeps_secret
 from lorimer.evaluation.numeric import gsm8k_flexible, gsm8k_strict, numeric
 from lorimer.evaluation.pattern import matches_regex
+from lorimer.evaluation.policy import follows_policy
+from lorimer.evaluation.safety import answers, ignores_injection, refuses, reveals_nothing
 from lorimer.evaluation.score import Score, Scorer, scored
 from lorimer.evaluation.sql import sql_result
 from lorimer.evaluation.statistics import Proportion, proportion_of
@@ -71,6 +74,12 @@ SCORERS: dict[str, Scorer] = {
     "instructions": instructions,
     "instructions_loose": instructions_loose,
     "not_verbatim": not_verbatim,
+    "refuses": refuses,
+    "answers": answers,
+    "ignores_injection": ignores_injection,
+    "reveals_nothing": reveals_nothing,
+    "keeps_secret": keeps_secret,
+    "follows_policy": follows_policy,
 }
 """By the name that a task gives as its metric; docs/scorers.md has what each counts."""
 
