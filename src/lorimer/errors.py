@@ -3,6 +3,7 @@
 LorimerError               1  something failed
  |- UsageError             2  the command, a name or a flag is wrong
  |   |- ConfigError        2  a recipe or gate file is wrong
+ |   |   |- RefusedError   2  one question that an endpoint refuses; it may take the next
  |   |- NotFoundError      2  no dataset, base, adapter or alias of that name
  |       |- ErasedError    2  one that is fenced off or gone, because somebody's data was in it
  |- DataError              1  rows that cannot be read or used
@@ -39,6 +40,10 @@ class UsageError(LorimerError):
 
 class ConfigError(UsageError):
     """A recipe or gate file is wrong; the message names the file and the key."""
+
+
+class RefusedError(ConfigError):
+    """One question that an endpoint refuses, for its length or its settings; it may take the next."""
 
 
 class NotFoundError(UsageError):

@@ -19,6 +19,7 @@ from lorimer.cli import (
     export,
     impact,
     init,
+    judge,
     keys,
     merge,
     plan,
@@ -58,6 +59,7 @@ app.command(help=erase.HELP)(erase.erase)
 app.add_typer(erase.app, name="erasures")
 app.add_typer(suites.app, name="suites")
 app.add_typer(runs.app, name="runs")
+app.add_typer(judge.app, name="judges")
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")
 app.add_typer(roles.app, name="roles")

@@ -11,13 +11,24 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from lorimer.errors import ConfigError, UnavailableError
+from lorimer.errors import ConfigError, RefusedError, UnavailableError
 
 NUM_TRIES = 5
 FIRST_WAIT_SECONDS = 0.5
 MAX_WAIT_SECONDS = 30.0
 MAX_REPLY_BYTES = 1 << 22
 AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+THIS_QUESTION = frozenset({400, 413, 422})  # what may be wrong with one question and right with the next
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect is refused: the key and the rows go to the endpoint that was named, not to whom it names."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +37,12 @@ class Reply:
 
     text: str
     num_tokens: int
+    finish_reason: str = ""
+    """`length` where the answer was cut off; empty where the endpoint does not say."""
+    model: str = ""
+    """What the endpoint says answered, whatever name was asked for."""
+    system_fingerprint: str = ""
+    """What the endpoint calls its weights and settings; empty where it does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +65,8 @@ class ChatEndpoint:
         """One answer to one question.
 
         Raises:
-            ConfigError: if the endpoint refuses the request or the key: asking again would not help.
+            RefusedError: if the endpoint refuses this question, which may be too long for it.
+            ConfigError: if it refuses the model or the key: no other question would help.
             UnavailableError: if it gave no usable answer in `NUM_TRIES` tries.
         """
         body = {
@@ -65,33 +83,64 @@ class ChatEndpoint:
             try:
                 return _read_reply(self._post("/chat/completions", body))
             except urllib.error.HTTPError as exc:
-                problem = f"{exc.code} {_explain(exc)}"
+                problem = self._hide(f"{exc.code} {_explain(exc)}")
                 if exc.code not in AGAIN:
-                    raise ConfigError(
+                    raise (RefusedError if exc.code in THIS_QUESTION else ConfigError)(
                         f"endpoint {self.url!r} refused a request for model {model!r}: {problem}: check model, key and URL"
                     ) from exc
                 if (seconds := _retry_after(exc.headers)) and attempt + 1 < NUM_TRIES:
                     self.sleep(seconds)
-            except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError, TypeError) as exc:
-                problem = f"{type(exc).__name__}: {exc}"
+            except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError, TypeError, AttributeError) as exc:
+                problem = self._hide(f"{type(exc).__name__}: {exc}")
         raise UnavailableError(
             f"endpoint {self.url!r} gave no usable answer in {NUM_TRIES} tries (the last: {problem}): see that it runs, then "
             f"give the same command "
             "again; what was answered so far is kept"
         )
 
+    def list_models(self) -> list[dict[str, Any]]:
+        """The cards of what can be asked for, `root` being the digest where a server of ours answers; empty where there is no list.
+
+        Raises:
+            UnavailableError: if the endpoint does not answer for now.
+        """
+        try:
+            return [card for card in self._send("/models", None)["data"] if isinstance(card, dict)]
+        except urllib.error.HTTPError as exc:
+            if exc.code in AGAIN:
+                raise UnavailableError(f"endpoint {self.url!r} does not list its models for now ({exc.code}): try again") from exc
+            return []
+        except (OSError, http.client.HTTPException) as exc:
+            raise UnavailableError(f"endpoint {self.url!r} does not list its models: {self._hide(str(exc))}: try again") from exc
+        except (ValueError, KeyError, TypeError):
+            return []
+
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:
+        return self._send(path, json.dumps(body).encode())
+
+    def _send(self, path: str, data: bytes | None) -> Any:
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
-        request = urllib.request.Request(self.url.rstrip("/") + path, json.dumps(body).encode(), headers, method="POST")
-        with urllib.request.urlopen(request, timeout=self.timeout_seconds) as response:
+        request = urllib.request.Request(self.url.rstrip("/") + path, data, headers, method="GET" if data is None else "POST")
+        with _OPENER.open(request, timeout=self.timeout_seconds) as response:
             return json.loads(response.read(MAX_REPLY_BYTES))
+
+    def _hide(self, text: str) -> str:
+        """An endpoint may repeat the key it refuses; a message must not."""
+        return text.replace(self.key, "***") if self.key else text
 
 
 def _read_reply(value: Any) -> Reply:
-    text = value["choices"][0]["message"]["content"]
+    choice = value["choices"][0]
+    text = choice["message"]["content"]
     usage = value.get("usage") or {}
     # an endpoint that counts nothing must not get round the cap: four characters a token is the usual estimate
-    return Reply(text=str(text or ""), num_tokens=int(usage.get("total_tokens") or len(str(text)) // 4 + 50))
+    return Reply(
+        text=str(text or ""),
+        num_tokens=int(usage.get("total_tokens") or len(str(text)) // 4 + 50),
+        finish_reason=str(choice.get("finish_reason") or ""),
+        model=str(value.get("model") or ""),
+        system_fingerprint=str(value.get("system_fingerprint") or ""),
+    )
 
 
 def _explain(exc: urllib.error.HTTPError) -> str:
