@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from peft import PeftModel
 from starlette.testclient import TestClient
 
-from fakes import random_lora, tiny_base, tiny_model
+from fakes import by_itself, random_lora, tiny_base, tiny_model
 from lorimer.inference.composition import alone
 from lorimer.inference.engine import SCORED_ROWS, Engine, EngineConfig, generate
 from lorimer.inference.sampling import SamplingParams
@@ -94,6 +94,18 @@ def test_streams_say_the_same(client: TestClient, max_tokens: int) -> None:
         assert joined["tokens"] == wanted["logprobs"]["tokens"]
         assert joined["text_offset"] == wanted["logprobs"]["text_offset"]
         assert joined["token_logprobs"][1:] == pytest.approx(wanted["logprobs"]["token_logprobs"][1:], abs=1e-4)
+
+
+def test_the_token_that_ends_an_answer_has_its_place(client: TestClient, base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    """lm-eval asks for one token more and cuts the last place off: were it missing, a place of the prompt's would go."""
+    fields = {"prompt": "A late parcel", "max_tokens": 1, "logprobs": 1}
+    (plain,) = complete(client, **fields)["choices"]
+    first = by_itself(base, base.renderer.tokenise_prompt("A late parcel"), None, 1)
+    monkeypatch.setattr(base.renderer, "stop_ids", frozenset(first))
+    (ended,) = complete(client, **fields)["choices"]
+    assert (plain["finish_reason"], ended["finish_reason"], ended["text"]) == ("length", "stop", "A late parcel")
+    assert ended["logprobs"]["tokens"] == plain["logprobs"]["tokens"]
+    assert ended["logprobs"]["token_logprobs"][1:] == pytest.approx(plain["logprobs"]["token_logprobs"][1:], abs=1e-5)
 
 
 def test_a_prompt_that_fills_the_context_can_be_scored(client: TestClient) -> None:

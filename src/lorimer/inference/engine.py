@@ -204,10 +204,12 @@ class Engine:
         return self.base.head.shape(self.multiply_head(hidden))
 
     def _take(self, sequence: Sequence, choice: Choice) -> None:
-        """Add a token to a sequence, or end it. The stop token itself is not part of the answer."""
+        """Add a token to a sequence, or end it. The stop token itself is not part of the answer, but has its score beside a prompt's."""
         token = choice.token_id
         if token in self.base.renderer.stop_ids and not sequence.params.ignore_eos:
             sequence.finish_reason = "stop"
+            if sequence.wants_prompt_scores and choice.scores is not None:
+                sequence.scores.append(choice.scores)
         else:
             sequence.output_ids.append(token)
             if choice.scores is not None:

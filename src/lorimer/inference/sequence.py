@@ -38,7 +38,7 @@ class Sequence:
     id: int = field(default_factory=lambda: next(_counter))
     output_ids: list[int] = field(default_factory=list)
     scores: list[TokenScores] = field(default_factory=list)
-    """One a token of the answer, where log-probabilities were asked for."""
+    """One a token of the answer, where log-probabilities were asked for; beside a prompt's, one for the stop token too."""
     finish_reason: FinishReason | None = None
     failure: str | None = None
     """Why it was aborted, where that was the engine's doing."""

@@ -81,7 +81,7 @@ class AnswerStream:
             index=self.index,
             text=self._prefix + text,
             calls=tuple(calls),
-            scores=(*(self.sequence.prompt_scores if echoes else ()), *self._new_scores()),
+            scores=(*(self.sequence.prompt_scores if echoes else ()), *self._new_scores(), *self._score_of_end(finish_reason)),
             first_id=self.sequence.prompt_ids[0] if echoes else None,
             finish_reason=reason,
         )
@@ -107,6 +107,12 @@ class AnswerStream:
             return ()
         start, self._num_scored = self._num_scored, self._stream.num_shown
         return tuple(self.sequence.scores[start : self._num_scored])
+
+    def _score_of_end(self, finish_reason: FinishReason | None) -> ListOf[TokenScores]:
+        """Of the stop token, beside a prompt's: clients count one place for every token that was asked for (lm-eval cuts off the last)."""
+        if not self.sequence.wants_prompt_scores or finish_reason != "stop" or self._stream.is_stopped:
+            return ()
+        return self.sequence.scores[len(self.sequence.output_ids) :]
 
     def _calls(self) -> tuple[AnsweredCall, ...]:
         calls: list[AnsweredCall] = []
