@@ -14,6 +14,7 @@ from servers import S3, PostgreSQL, postgresql, s3
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["COLUMNS"] = "160"  # tables wrap alike wherever tests run
 
 torch.set_num_threads(1)  # tiny models: a second thread costs more than it helps
 

