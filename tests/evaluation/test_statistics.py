@@ -9,9 +9,16 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 
 from lorimer.evaluation.statistics import (
+    CONFIDENCE,
+    DECISION_CONFIDENCE,
+    Decision,
+    Interval,
     compare_pairs,
+    correct_for_many,
     items_to_clear,
     items_to_differ,
+    judge_non_inferior,
+    judge_superior,
     mcnemar_p,
     paired_sample_size,
     proportion,
@@ -34,6 +41,7 @@ def test_wilson_interval_equals_newcombe_1998_table_1(num_correct: int, num_item
 @pytest.mark.parametrize(
     ("b", "c", "n", "low", "high", "digits"),
     [
+        (9, 3, 32, -0.027, 0.390, 3),  # sleeping difficulties (Karacan 1976), as in Tango 1998, section 6.2
         (6, 16, 161, -0.1240, -0.0054, 4),  # complete response (Cavo 2012), as in Fagerland, Lydersen, Laake 2017, chapter 8
         (1, 7, 21, -0.517, -0.026, 3),  # airway hyper-responsiveness (Bentur 2009), as in Fagerland, Lydersen, Laake 2014
     ],
@@ -41,6 +49,58 @@ def test_wilson_interval_equals_newcombe_1998_table_1(num_correct: int, num_item
 def test_tango_interval_equals_published_examples(b: int, c: int, n: int, low: float, high: float, digits: int) -> None:
     interval = tango_interval(b, c, n)
     assert (round(interval.low, digits), round(interval.high, digits)) == (low, high)
+
+
+def test_one_sided_bound_equals_tango_1998_section_6_1() -> None:
+    """Soft contact lenses: of 44 patients one was better with the old ones; the new are not worse by 10 points (z = 1.709)."""
+    found = compare_pairs([(True, True)] * 43 + [(False, True)])
+    assert round(found.bounds.low, 3) == -0.096
+    assert judge_non_inferior(found.bounds, 0.1) == "PASS"
+    assert found.bounds.confidence == DECISION_CONFIDENCE
+    assert found.interval.confidence == CONFIDENCE
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "non_inferior", "superior"),
+    [
+        (0.001, 0.05, "PASS", "PASS"),
+        (-0.019, 0.05, "PASS", "INCONCLUSIVE"),
+        (-0.02, 0.05, "INCONCLUSIVE", "INCONCLUSIVE"),
+        (-0.5, 0.5, "INCONCLUSIVE", "INCONCLUSIVE"),
+        (-0.019, -0.01, "PASS", "FAIL"),
+        (-0.03, -0.02, "INCONCLUSIVE", "FAIL"),
+        (-0.09, -0.021, "FAIL", "FAIL"),
+        (0.0, 0.0, "PASS", "FAIL"),
+        (math.nan, math.nan, "INCONCLUSIVE", "INCONCLUSIVE"),
+        (-math.inf, math.inf, "INCONCLUSIVE", "INCONCLUSIVE"),
+    ],
+)
+def test_verdicts_by_bounds(low: float, high: float, non_inferior: Decision, superior: Decision) -> None:
+    bounds = Interval(low=low, high=high, confidence=DECISION_CONFIDENCE)
+    assert judge_non_inferior(bounds, 0.02) == non_inferior
+    assert judge_superior(bounds) == superior
+
+
+def test_verdicts_are_not_given_by_the_interval_that_is_shown() -> None:
+    shown = compare_pairs([(True, True)] * 200).interval
+    with pytest.raises(AssertionError, match=r"bounds at 0\.9"):
+        judge_non_inferior(shown, 0.02)
+    with pytest.raises(AssertionError, match=r"bounds at 0\.9"):
+        judge_superior(shown)
+
+
+@pytest.mark.parametrize(
+    ("p_values", "corrected"),
+    [
+        ([], ()),
+        ([0.03], (0.03,)),
+        ([0.01, 0.04, 0.03, 0.005], (0.03, 0.06, 0.06, 0.02)),  # the classic worked example
+        ([0.5, 0.6, 0.9], (1.0, 1.0, 1.0)),
+        ([0.02, 0.02], (0.04, 0.04)),
+    ],
+)
+def test_holm(p_values: list[float], corrected: tuple[float, ...]) -> None:
+    assert correct_for_many(p_values) == pytest.approx(corrected)
 
 
 def test_intervals_of_nothing_say_nothing() -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from lorimer.evaluation.statistics import CONFIDENCE, DECISION_CONFIDENCE, Interval
 
 NUM_RESAMPLES = 10_000
+FEWEST_ALIKE = 59  # with so many alike, fewer than one in twenty can be otherwise (one-sided, 95%)
 MAX_DRAWS = 4_000_000  # of a chunk of resamples: tens of megabytes, however many items there are
 
 Floats = npt.NDArray[np.float64]
@@ -50,9 +51,10 @@ def compare_means(
     Welsh 2007, J. R. Stat. Soc. B 69:369-390) and the standard error is that of their sums; "" is an item on its own.
 
     `limits` are the least and the largest difference there can be: (-1, 1) for scores in [0, 1], None for scores without limits. With
-    limits the interval also allows for kinds of items that no group showed: were their share more than 1 - .025^(1/groups), one would
-    have been seen, and each may be at the limit. So 20 alike items prove little, whatever their spread. Without limits fewer than two
-    groups, or equal differences of fewer than 59 groups, give an infinite interval, which decides nothing.
+    limits the bounds also allow for kinds of items that no group showed: a share of more than 1 - .05^(1/groups) would have been seen
+    with 95%, a smaller one may be there, and lose all. So no drop below 2 points is shown by fewer than 149 groups, however alike they
+    are. The interval, which is shown, allows for them only where all differences are equal. Without limits, equal differences of fewer
+    than 59 groups give an infinite interval, which decides nothing.
 
     Raises:
         ValueError: if a difference is not a finite number or lies outside the limits, or the groups are not as many as the differences.
@@ -102,24 +104,28 @@ def mean_intervals(
         nothing = np.repeat(np.array(limits or (-math.inf, math.inf))[:, None], num_means, axis=1)
         return nothing, nothing
     means = sums.sum(0) / sizes.sum(0)
-    wholes = [np.stack([means, means]) for _ in range(2)]
-    confidences = (CONFIDENCE, DECISION_CONFIDENCE)
-    differ = np.ptp(sums / sizes, axis=0) > 1e-12 * (1 + np.abs(means))
-    if num_groups > 1 and differ.any():
+    shown, bounds = np.stack([means, means]), np.stack([means, means])
+    differ = (np.ptp(sums / sizes, axis=0) > 1e-12 * (1 + np.abs(means))) & (num_groups > 1)
+    if differ.any():
         resampled = np.sort(resample(sums[:, differ], sizes[:, differ], num_resamples, seed), axis=0)
-        for ends, confidence in zip(wholes, confidences, strict=True):
+        for ends, confidence in ((shown, CONFIDENCE), (bounds, DECISION_CONFIDENCE)):
             student = student_ends(sums[:, differ], sizes[:, differ], confidence)
             bca = bca_ends(sums[:, differ], sizes[:, differ], resampled, confidence)
-            ends[0, differ], ends[1, differ] = np.minimum(student[0], bca[0]), np.maximum(student[1], bca[1])
-    for ends, confidence in zip(wholes, confidences, strict=True):
-        unseen = 1 - ((1 - confidence) / 2) ** (1 / num_groups)
-        if limits is not None:
-            ends[0] = np.maximum(limits[0], np.minimum(ends[0], (1 - unseen) * means + unseen * limits[0]))
-            ends[1] = np.minimum(limits[1], np.maximum(ends[1], (1 - unseen) * means + unseen * limits[1]))
-        elif num_groups < 2 or unseen > 1 - CONFIDENCE:
-            doubtful = ~differ if num_groups > 1 else np.ones_like(differ)
-            ends[0, doubtful], ends[1, doubtful] = -math.inf, math.inf
-    return wholes[0], wholes[1]
+            ends[:, differ] = np.minimum(student[0], bca[0]), np.maximum(student[1], bca[1])
+    if limits is not None:
+        shown[:, ~differ] = _allow_unseen(shown, means, num_groups, limits, CONFIDENCE)[:, ~differ]
+        bounds = _allow_unseen(bounds, means, num_groups, limits, DECISION_CONFIDENCE)
+    elif num_groups < FEWEST_ALIKE:
+        for ends in (shown, bounds):
+            ends[0, ~differ], ends[1, ~differ] = -math.inf, math.inf
+    return shown, bounds
+
+
+def _allow_unseen(ends: Floats, means: Floats, num_groups: int, limits: tuple[float, float], confidence: float) -> Floats:
+    """Ends no closer than they would be if the largest share of groups that these could have missed were at the limit."""
+    share = 1 - ((1 - confidence) / 2) ** (1 / num_groups)
+    low, high = ((1 - share) * means + share * limit for limit in limits)
+    return np.stack([np.maximum(limits[0], np.minimum(ends[0], low)), np.minimum(limits[1], np.maximum(ends[1], high))])
 
 
 def student_ends(sums: Floats, sizes: Floats, confidence: float = CONFIDENCE) -> tuple[Floats, Floats]:
