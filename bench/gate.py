@@ -14,7 +14,7 @@ in the rows, and the least and the largest coverage of all in `coverage_min_all`
 import argparse
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from statistics import NormalDist
@@ -24,7 +24,7 @@ import numpy.typing as npt
 from report import Row, draw_bars, value_of, write_results
 
 from lorimer.evaluation.means import bca_ends, mean_intervals, resample, student_ends
-from lorimer.evaluation.power import mean_power, paired_shares, score_statistic
+from lorimer.evaluation.power import design_effect_of, mean_power, paired_shares, score_statistic
 from lorimer.evaluation.statistics import DECISION_CONFIDENCE, Decision, Interval, judge_non_inferior, tango_interval
 
 Floats = npt.NDArray[np.float64]
@@ -43,6 +43,7 @@ SCORES = (-1.0, 1.0)  # limits of a difference of two scores in [0, 1]
 NUM_MEAN_RUNS = 2_000
 NUM_RESAMPLES = 2_000
 FEWEST_THAT_DIFFER = 10
+FEWEST_ITEMS = 100
 FEWEST_GROUPS = 50
 SPREADS = {  # standard deviation of an item's difference, and limits
     "scores, every item moves": (0.2, SCORES),
@@ -140,16 +141,15 @@ def announced(kind: str, num_groups: int, drop: float, deviation: float, limits:
     """The power said before the run."""
     if "groups" not in kind:
         return mean_power(num_groups, margin=MARGIN, deviation=deviation, difference=-drop, limits=limits)
-    # sizes 1 to 7: squared sizes sum to 5 times the sizes
-    weighted = 5.0 if kind == "groups of 1 to 7" else float(GROUP_LEN)
+    sizes = [1, 2, 3, 4, 5, 6, 7] if kind == "groups of 1 to 7" else [GROUP_LEN]
     return mean_power(
         num_groups * GROUP_LEN,
         margin=MARGIN,
         deviation=deviation,
         difference=-drop,
         limits=limits,
-        items_per_group=weighted,
-        correlation=SIGNED_CORRELATION if kind.endswith("right or wrong") else CORRELATION,
+        items_per_group=GROUP_LEN,
+        design_effect=design_effect_of(sizes, SIGNED_CORRELATION if kind.endswith("right or wrong") else CORRELATION),
     )
 
 
@@ -177,16 +177,26 @@ def rows_of(case: str, found: dict[tuple[str, str], float]) -> Iterator[Row]:
         yield Row(system=system, case=case, metric=metric, value=float(value), unit="share")
 
 
-def is_in_coverage(case: str) -> bool:
-    """Whether a cell has enough that differs for an interval to keep 95%."""
-    first, middle, last = case.rsplit(", ", 2)
-    number = int(middle.split()[-1] if middle.startswith("n ") else middle.split()[0])
-    if middle.startswith("n "):
-        return number * float(first.split("%")[0]) / 100 >= FEWEST_THAT_DIFFER
-    drop = -float(last.split()[1]) / 100
-    if first == "scores, a few lose all" and drop:
-        return number * drop >= FEWEST_THAT_DIFFER
-    return number >= FEWEST_GROUPS
+def coverage_cells(rows: Sequence[Row]) -> tuple[dict[str, float], dict[str, float]]:
+    """Coverage by cell, of those that must keep 95% and of all; that of means is the average over the three true differences."""
+    kept, every = dict[str, list[float]](), dict[str, list[float]]()
+    for row in rows:
+        if (row.system, row.metric) != ("lorimer", "coverage"):
+            continue
+        kind, number, truth = row.case.rsplit(", ", 2)
+        is_counted = number.startswith("n ")
+        cell = row.case if is_counted else f"{kind}, {number}"
+        every.setdefault(cell, []).append(row.value)
+        if is_counted:
+            is_kept = int(number[2:]) * float(kind.split("%")[0]) / 100 >= FEWEST_THAT_DIFFER
+        else:
+            num_groups = int(number.split()[0])
+            drop = -float(truth.split()[1]) / 100
+            is_rare = kind == "scores, a few lose all" and 0 < num_groups * drop < FEWEST_THAT_DIFFER
+            is_kept = not is_rare and num_groups >= (FEWEST_GROUPS if number.endswith("groups") else FEWEST_ITEMS)
+        if is_kept:
+            kept.setdefault(cell, []).append(row.value)
+    return tuple({cell: sum(values) / len(values) for cell, values in cells.items()} for cells in (kept, every))  # type: ignore[return-value]
 
 
 def main() -> None:
@@ -210,18 +220,22 @@ def main() -> None:
     def power_errors(kept: list[Row]) -> list[float]:
         return [abs(row.value - values["lorimer", row.case, "pass"]) for row in kept if row.metric == "pass, announced"]
 
-    coverage = {row.case: row.value for row in rows if (row.system, row.metric) == ("lorimer", "coverage")}
-    in_ratio = [value for case, value in coverage.items() if is_in_coverage(case)]
-    ratios = {
+    kept, every = coverage_cells(rows)
+    with_limits = [row for row in means if SPREADS[row.case.rsplit(", ", 2)[0]][1]]
+    without = [row for row in means if not SPREADS[row.case.rsplit(", ", 2)[0]][1]]
+    ratios: dict[str, float | str | None] = {
         "false_pass_rate_max": max(passes(rows, "lorimer", 4)),
         "false_pass_rate_at_margin_max": max(passes(paired, "lorimer", 2)),
         "false_pass_rate_at_margin_means_max": max(passes(means, "lorimer", 2)),
         "power_error_max": max(power_errors(paired)),
-        "power_error_means_max": max(power_errors(means)),
-        "coverage_min": min(in_ratio),
-        "coverage_max": max(in_ratio),
-        "coverage_min_all": min(coverage.values()),
-        "coverage_max_all": max(coverage.values()),
+        "power_error_scores_max": max(power_errors(with_limits)),
+        "power_error_heavy_tails_max": max(power_errors(without)),
+        "coverage_min": min(kept.values()),
+        "coverage_min_in": min(kept, key=kept.__getitem__),
+        "coverage_max": max(kept.values()),
+        "coverage_max_in": max(kept, key=kept.__getitem__),
+        "coverage_min_all": min(every.values()),
+        "coverage_max_all": max(every.values()),
         "naive_false_pass_n25": value_of(rows, "naive rule", "10% differ, n 25, true -4 points", "pass"),
         "naive_false_pass_max": max(passes(rows, "naive rule", 4)),
         "seconds": round(time.perf_counter() - start, 1),
@@ -235,7 +249,7 @@ def main() -> None:
     title = "An adapter that is 4 points worse: how often it passes a margin of 2 points"
     draw_bars("gate", title, "share of runs", bars, note="one item in ten differs")
     for name, ratio in ratios.items():
-        print(f"{name:40} {ratio:.4f}")
+        print(f"{name:40} {ratio if isinstance(ratio, str) else round(ratio, 4)}")
 
 
 if __name__ == "__main__":

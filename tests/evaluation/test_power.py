@@ -7,6 +7,7 @@ import pytest
 
 from lorimer.evaluation.means import mean_intervals
 from lorimer.evaluation.power import (
+    design_effect_of,
     items_for_mean_power,
     items_for_power,
     mean_power,
@@ -93,7 +94,12 @@ def test_announced_power_of_means_is_what_simulation_finds(num_groups: int, grou
     sums = group_len * shared + math.sqrt(group_len) * own
     _, bounds = mean_intervals(sums, np.full(shape, float(group_len)), limits=SCORES, num_resamples=1000)
     announced = mean_power(
-        num_groups * group_len, margin=margin, deviation=deviation, limits=SCORES, items_per_group=group_len, correlation=correlation
+        num_groups * group_len,
+        margin=margin,
+        deviation=deviation,
+        limits=SCORES,
+        items_per_group=group_len,
+        design_effect=design_effect_of([group_len] * num_groups, correlation),
     )
     assert announced == pytest.approx(float((bounds[0] > -margin).mean()), abs=0.05)
 
@@ -104,8 +110,17 @@ def test_items_for_means() -> None:
     assert 1546 <= n <= 1550  # t in place of z
     assert mean_power(n, margin=0.02, deviation=deviation, limits=None) >= 0.8
     assert mean_power(n - 1, margin=0.02, deviation=deviation, limits=None) < 0.8
-    grouped = items_for_mean_power(margin=0.02, deviation=deviation, limits=None, items_per_group=5, correlation=0.25)
+    grouped = items_for_mean_power(
+        margin=0.02, deviation=deviation, limits=None, items_per_group=5, design_effect=design_effect_of([5, 5], 0.25)
+    )
     assert grouped == pytest.approx(2 * n, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "correlation", "effect"), [([1, 1, 1], 0.9, 1.0), ([5, 5], 0.25, 2.0), ([1, 2, 3, 4, 5, 6, 7], 0.4, 2.6), ([4, 4], -0.1, 1.0)]
+)
+def test_design_effect(sizes: list[int], correlation: float, effect: float) -> None:
+    assert design_effect_of(sizes, correlation) == pytest.approx(effect)
 
 
 def test_scores_with_limits_need_enough_items_however_alike() -> None:
