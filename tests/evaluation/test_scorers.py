@@ -103,3 +103,48 @@ def test_field_accuracy_counts_each_field_of_the_targets() -> None:
     answers = ['{"queue": "a", "product": "z"}', '{"queue": "b"}', "nonsense", None, '{"queue": "e"}']
     found = field_accuracy(answers, targets)
     assert {name: (share.num_correct, share.num_items) for name, share in found.items()} == {"queue": (2, 3), "product": (0, 2)}
+
+
+SAMPLES = {
+    "numeric": Sample(id="1", prompt=(), target="42", spec={"tolerance": 0.5}),
+    "gsm8k_strict": wanting("6 * 7 = 42\n#### 42"),
+    "gsm8k_flexible": wanting("42"),
+    "regex": Sample(id="1", prompt=(), target="AB-12", spec={"pattern": r"^[A-Z]{2}-\d+$"}),
+    "json_schema": Sample(id="1", prompt=(), target="3", spec={"schema": {"type": "integer"}}),
+    "json_fields": wanting(TARGET),
+    "exact_json": wanting(TARGET),
+    "sql_result": Sample(
+        id="1", prompt=(), target="SELECT a FROM t", spec={"schema": ["CREATE TABLE t (a)"], "rows": {"t": [[1], ["x"], [None]]}}
+    ),
+    "instructions": Sample(id="1", prompt=(), target="no tea", spec={"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}),
+}
+SAMPLES["instructions_loose"] = SAMPLES["instructions"]
+# those that hold the whole target against the answer; GSM8K's filters take a target's last line as it is, a number or not
+COMPARING = ("exact", "exact_json", "contains", "label", "numeric", "json_fields", "rouge_1", "rouge_l", "chrf", "token_f1", "sql_result")
+
+
+@pytest.mark.parametrize("metric", SCORERS)
+def test_target_as_the_answer_is_right(metric: Metric) -> None:
+    sample = SAMPLES.get(metric, wanting("The parcel is late"))
+    found = score(metric, sample.target, sample)
+    assert (found.value, found.explanation, found.answer) == (1, "", sample.target)
+
+
+@pytest.mark.parametrize("metric", SCORERS)
+@settings(deadline=None, max_examples=40)
+@given(answer=st.text() | st.text('0123456789.,-+%/eE$#{}[]"\\ \n'))
+def test_any_answer_has_a_score_from_0_to_1(metric: Metric, answer: str) -> None:
+    found = score(metric, answer, SAMPLES.get(metric, wanting("The parcel is late")))
+    assert found.value is not None
+    assert 0 <= found.value <= 1
+    assert found.explanation or found.value == 1
+    again = score(metric, answer, Sample(id="1", prompt=(), target=answer, spec=SAMPLES.get(metric, wanting("")).spec))
+    assert again.value is None or 0 <= again.value <= 1
+
+
+@pytest.mark.parametrize("metric", COMPARING)
+@settings(deadline=None, max_examples=40)
+@given(target=st.text())
+def test_any_target_is_its_own_right_answer_or_unscored(metric: Metric, target: str) -> None:
+    found = score(metric, target, Sample(id="1", prompt=(), target=target, spec=SAMPLES.get(metric, wanting("")).spec))
+    assert found.value in (1, None)

@@ -28,8 +28,7 @@ def matches_regex(answer: str, sample: Sample) -> Score:
         flags |= FLAGS[letter]
     how = spec.get("match", "search")
     try:
-        pattern = regex.compile(spec["pattern"], flags)
-        found = getattr(pattern, how)(answer.strip(), timeout=TIMEOUT_SECONDS)
+        found = getattr(regex.compile(spec["pattern"], flags), how)(answer.strip(), timeout=TIMEOUT_SECONDS)
     except TimeoutError:
         explanation = f"the pattern took more than {TIMEOUT_SECONDS} s on this answer: write it without nested repeats"
         return Score(value=None, answer=answer, explanation=explanation)

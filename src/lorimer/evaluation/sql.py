@@ -16,7 +16,8 @@ MAX_STEPS = 20_000_000
 MAX_SECONDS = 10.0
 """For what the steps do not catch; reaching it leaves an answer unscored, as it would differ between machines."""
 MAX_ROWS = 10_000
-MAX_VALUE_BYTES = 1_000_000
+MAX_VALUE_BYTES = 100_000
+"""Of a text in the database or in a result: single steps of SQLite that read texts cannot be stopped, so texts are short."""
 MAX_VARIANTS = 500
 STEPS_PER_LOOK = 10_000
 READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
@@ -26,6 +27,7 @@ _FENCE = re.compile(r"```[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 # what may hide a word from a reader of SQL: texts, names in quotes, comments
 _HIDDEN = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`|--[^\n]*|/\*.*?\*/", re.DOTALL)
 _ORDER_BY = re.compile(r"\border\s+by\b", re.IGNORECASE)
+_WIDTH = re.compile(r"%[^a-zA-Z%]*?(\*|\d{4,})")
 _COLUMNS = re.compile(r"\{([^{}]*)\}")
 
 Row = tuple[Any, ...]
@@ -82,6 +84,8 @@ def build(spec: dict[str, Any]) -> sqlite3.Connection:
             name = '"' + table.replace('"', '""') + '"'
             for row in rows:
                 database.execute(f"INSERT INTO {name} VALUES ({', '.join('?' * len(row))})", row)
+        for name in ("printf", "format"):
+            database.create_function(name, -1, _formatted, deterministic=True)
         database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
         database.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
         database.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 200)
@@ -186,6 +190,14 @@ def _are_equal(found: list[Row], wanted: list[Row], in_order: bool) -> bool:
 def _one_spelling(value: Any) -> Any:
     """Numbers as text of nine digits, marked as numbers: 2.0 is 2, and a sum does not depend on the order of its terms."""
     return ("number", f"{value + 0.0:.9g}") if isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**9) else value
+
+
+def _formatted(*values: Any) -> Any:
+    """SQLite's own printf, but for fields padded to a billion places, which it fills in one step that nothing can stop."""
+    if values and _WIDTH.search(str(values[0])):
+        raise ValueError("printf pads to 999 places at most here")
+    with closing(sqlite3.connect(":memory:")) as other:
+        return other.execute(f"SELECT printf({', '.join('?' * len(values))})", values).fetchone()[0]
 
 
 def _only_reads(action: int, first: str | None, second: str | None, *_: str | None) -> int:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
@@ -36,7 +37,7 @@ def json_schema(answer: str, sample: Sample) -> Score:
         value = _parse(answer)
     except (ValueError, RecursionError):  # a model may answer "[[[[[..." without end
         return scored(False, answer, "is not one JSON value and nothing else")
-    validator = jsonschema.validators.extend(kind, {"pattern": _pattern})(schema, registry=Registry())
+    validator = _bounded(kind)(schema, registry=Registry())
     try:
         violations = sorted(validator.iter_errors(value), key=lambda error: ([str(part) for part in error.absolute_path], error.message))
     except Unresolvable as error:
@@ -94,6 +95,12 @@ def _number(text: str) -> float | int:
 def _refuse(text: str) -> float:
     """NaN and Infinity are no JSON, though Python would read them."""
     raise ValueError(f"{text} is not JSON")
+
+
+@lru_cache(maxsize=8)
+def _bounded(kind: Any) -> Any:
+    """A draft's validator whose patterns end."""
+    return jsonschema.validators.extend(kind, {"pattern": _pattern})
 
 
 def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[Any]:
