@@ -24,7 +24,11 @@ mr mrs ms dr prof rev hon sr jr st gen col capt lt sgt gov sen rep inc ltd co co
 jan feb mar apr jun jul aug sep sept oct nov dec e.g i.e a.m p.m u.s u.k u.n d.c ph.d m.d b.a m.a
 """
 ABBREVIATIONS = frozenset(ABBREVIATED.split())
-_SENTENCE_END = re.compile(r"(?P<word>\S*?)(?P<mark>[.!?]+)[\"'\u2019\u201d)\]}*_]*(?=\s+(?P<next>\S)|\s*\Z)")
+# each mark is looked at once, whatever follows: a text of a million dots takes no longer than another
+_SENTENCE_END = re.compile(r"(?<![.!?])(?P<mark>[.!?]++)[\"'\u2019\u201d)\]}*_]*+(?=\s+(?P<next>\S)|\Z)")
+_LAST_WORD = re.compile(r"\S*\Z")
+LONGEST_WORD = 24
+"""Characters before a full stop in which an abbreviation is looked for."""
 _WIDE_END = re.compile(r"[\u3002\uff01\uff1f\u0964]+")
 
 
@@ -92,12 +96,15 @@ def language_of(text: str) -> str:
 
 
 def _ends_sentence(text: str, match: re.Match[str]) -> bool:
-    word, mark, after = match["word"].lstrip("\"'([{*_\u2018\u201c"), match["mark"], match["next"]
-    if mark == "." and after is not None:
-        at_line_start = not text[: match.start()].rpartition("\n")[2].strip()
-        if word.lower() in ABBREVIATIONS or (len(word) == 1 and word.isupper() and word != "I") or (at_line_start and word.isdigit()):
-            return False
-    return not (set(mark) == {"."} and len(mark) > 1 and after is not None and after.islower())
+    mark, after, end = match["mark"], match["next"], match.start()
+    if after is None:
+        return True
+    if mark == ".":
+        found = _LAST_WORD.search(text, max(0, end - LONGEST_WORD), end)
+        word = found[0].lstrip("\"'([{*_\u2018\u201c") if found else ""
+        begins_line = word.isdigit() and not text[text.rfind("\n", 0, end) + 1 : end - len(word)].strip()
+        return not (word.lower() in ABBREVIATIONS or (len(word) == 1 and word.isupper() and word != "I") or begins_line)
+    return not (set(mark) == {"."} and after.islower())
 
 
 def _relation(number: int, relation: str, bound: int, what: str) -> str:

@@ -35,10 +35,9 @@ _LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}")
 _BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}")
 _LATEX_GROUP = re.compile(r"(?<=\d)\{,\}(?=\d{3})")
 
-# the patterns and the texts not compared are those of lm-evaluation-harness's task gsm8k, version 3.0
+# the patterns and stops are those of lm-evaluation-harness's task gsm8k, version 3.0
 GSM8K_STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
 GSM8K_FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
-GSM8K_IGNORED = (re.compile(","), re.compile(r"\$"), re.compile(r"(?s).*#### "), re.compile(r"\.$"))
 GSM8K_STOPS = ("Question:", "</s>", "<|im_end|>")
 
 
@@ -171,10 +170,13 @@ def _until_stop(answer: str) -> str:
     return answer
 
 
+def _compared(text: str) -> str:
+    """Without what the task's `regexes_to_ignore` name: commas, dollars, all before the last "#### ", a full stop at the end."""
+    return re.sub(r"\.$", "", text.replace(",", "").replace("$", "").rpartition("#### ")[2])
+
+
 def _gsm8k(extracted: str, answer: str, sample: Sample) -> Score:
-    found, wanted = extracted.strip(), sample.target
-    for ignored in GSM8K_IGNORED:
-        found, wanted = ignored.sub("", found), ignored.sub("", wanted)
+    found, wanted = _compared(extracted.strip()), _compared(sample.target)
     if not wanted:
         return Score(value=None, answer=answer, explanation="the target holds no answer")
     return scored(found.lower() == wanted.lower(), answer, f"{found!r} was read from it, not {wanted[:80]!r}")
