@@ -170,7 +170,8 @@ def _nth_paragraph_first_word(answer: str, told: Mapping[str, Any]) -> str:
 
 
 def _number_placeholders(answer: str, told: Mapping[str, Any]) -> str:
-    return _relation(len(re.findall(r"\[[^\]\n]*\]", answer)), "at least", told["num_placeholders"], "placeholders in square brackets")
+    number = sum("[" in part for line in answer.split("\n") for part in line.split("]")[:-1])
+    return _relation(number, "at least", told["num_placeholders"], "placeholders in square brackets")
 
 
 def _postscript(answer: str, told: Mapping[str, Any]) -> str:
@@ -209,8 +210,11 @@ def _json_format(answer: str, told: Mapping[str, Any]) -> str:
 
 
 def _title(answer: str, told: Mapping[str, Any]) -> str:
-    titles = re.findall(r"<<[^\n]+>>", answer)
-    return "" if any(title.strip("<>").strip() for title in titles) else "has no title in double angular brackets"
+    for line in answer.split("\n"):
+        start, end = line.find("<<"), line.rfind(">>")
+        if 0 <= start < end - 2 and line[start:end].strip("<>").strip():
+            return ""
+    return "has no title in double angular brackets"
 
 
 def _two_responses(answer: str, told: Mapping[str, Any]) -> str:
