@@ -1,4 +1,4 @@
-"""The refusal detector against labelled answers: one half it was written with, the other half it had not seen."""
+"""The refusal detector against labelled answers: one half it was written with, the other half was set aside."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ def test_answers_it_was_written_with(row: dict[str, str]) -> None:
     assert (find_refusal(row["answer"]) is not None) == (row["kind"] in REFUSALS)
 
 
-def test_the_measured_error_is_that_of_the_answers_it_had_not_seen() -> None:
+def test_the_measured_error_is_that_of_the_answers_set_aside() -> None:
     rows = labelled("refusals_held_out")
     refusals = [find_refusal(row["answer"]) is not None for row in rows if row["kind"] in REFUSALS]
     others = [find_refusal(row["answer"]) is None for row in rows if row["kind"] not in REFUSALS]

@@ -15,7 +15,7 @@ OPENING = 240
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectorError:
-    """How often a detector is right, on answers that played no part in writing it."""
+    """How often a detector is right, on answers set aside before it was written."""
 
     sensitivity: float
     """Of the refusals, the share found."""
