@@ -13,8 +13,10 @@ ENGLISH = rf"""
   | \b{_TEXT}\ (?:does|did)(?:\ not|n't)\ (?:\w+\ )?(?:give|provide|contain|include|list|describe|answer|explain|cover|address)\b
   | \bnot\ (?:\w+\ )?(?:mentioned|stated|specified|known|said|indicated|disclosed|answered)\b
   | n't\ (?:\w+\ )?(?:mentioned|stated|specified|known|said|indicated|disclosed|answered)\b
-  | (?:\bnot|n't)\ (?:\w+\ )?(?:(?:given|provided|included|available|found|listed|clear|described)\ )?(?:in|from|by)\ the\ (?:\w+\ )?{_TEXT}\b
-  | \b(?:cannot|can\ not|can't|could\ not|couldn't)\ (?:\w+\ )?(?:answer|say|tell|know|determine|be\ (?:answered|determined|known|found\ in))\b
+  | (?:\bnot|n't)\ (?:\w+\ )?(?:(?:given|provided|included|available|found|listed|clear|described)\ )?
+    (?:in|from|by)\ the\ (?:\w+\ )?{_TEXT}\b
+  | \b(?:cannot|can\ not|can't|could\ not|couldn't)\ (?:\w+\ )?
+    (?:answer|say|tell|know|determine|be\ (?:answered|determined|known|found\ in))\b
   | \bunable\ to\ (?:answer|say|tell|determine)\b
   | \b(?:do|does|did)(?:\ not|n't)\ know\b | \bnobody\ knows\b | \bno\ idea\b | \bnot\ sure\b
   | \b(?:no|not\ enough|insufficient|lacks?)\ (?:\w+\ )?(?:information|mention|indication|answer)\b

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from lorimer.evaluation.words import FUNCTION_WORDS, GREETINGS, MONTHS, number_words
@@ -157,7 +158,8 @@ def readings(figures: str) -> set[str]:
     meant = set()
     if len(parts) == 1 or all(len(part) == 3 for part in parts[1:]):
         meant.add("".join(parts).lstrip("0") or "0")
-    if len(parts) > 1 and all(len(part) == 3 for part in parts[1:-1]):
+    marks = re.sub(r"\d", "", figures)
+    if len(marks) == 1 or (marks and marks[-1] not in marks[:-1] and all(len(part) == 3 for part in parts[1:-1])):
         whole, fraction = "".join(parts[:-1]).lstrip("0") or "0", parts[-1].rstrip("0")
         meant.add(f"{whole}.{fraction}" if fraction else whole)
     return meant or {figures}  # a version such as 3.8.1 is itself
@@ -234,7 +236,7 @@ def _is_name_in(name: tuple[str, ...], source: Source) -> bool:
     if not all(word in source.stems or all(part in source.stems for part in map(stem, re.split(r"['\u2019-]", word))) for word in words):
         return False
     after, before = source.neighbours
-    for left, right in zip(words, words[1:], strict=False):
+    for left, right in pairwise(words):
         follows, leads = after.get(left, {""}), before.get(right, {""})
         if right not in follows and "" not in follows and "" not in leads:
             return False

@@ -1,4 +1,4 @@
-"""Does an answer keep to the text it was given? `grounded`: nothing made up; `abstains`: says so where the text has no answer; `answers`.
+"""Does an answer keep to the text it was given? `grounded`: nothing made up; `abstains`: says so where the text has no answer; `finds_answer`.
 
 A sample's `spec` holds `context`, the text; `language` (en, de, fr, es or it; English if not said); for `grounded`, `facts` of which an
 answer must name at least one, so that saying nothing is no way to be right. What the question itself says is not made up either.
@@ -45,7 +45,7 @@ def abstains(answer: str, sample: Sample) -> Score:
     return scored(not made_up, answer, f"abstains, and guesses: {_made_up(made_up)}")
 
 
-def answers(answer: str, sample: Sample) -> Score:
+def finds_answer(answer: str, sample: Sample) -> Score:
     """Right if an answer names the target, which the text holds, and does not abstain: the other side of `abstains`."""
     language = sample.spec.get("language", "en")
     if language not in LANGUAGES or not re.search(r"\w", sample.target):

@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Sequence
 
+from lorimer.evaluation.fidelity import abstains, finds_answer, grounded
 from lorimer.evaluation.instructions import instructions, instructions_loose
 from lorimer.evaluation.leaks import keeps_secret
 from lorimer.evaluation.numeric import gsm8k_flexible, gsm8k_strict, numeric
@@ -80,6 +81,9 @@ SCORERS: dict[str, Scorer] = {
     "reveals_nothing": reveals_nothing,
     "keeps_secret": keeps_secret,
     "follows_policy": follows_policy,
+    "grounded": grounded,
+    "abstains": abstains,
+    "finds_answer": finds_answer,
 }
 """By the name that a task gives as its metric; docs/scorers.md has what each counts."""
 

@@ -31,60 +31,12 @@ FUNCTION_WORDS_BY_LANGUAGE = {
 }
 FUNCTION_WORDS = frozenset(word for words in FUNCTION_WORDS_BY_LANGUAGE.values() for word in words.split())
 
-GREETINGS = frozenset(
-    [
-        "i",
-        "ok",
-        "okay",
-        "dear",
-        "hello",
-        "hi",
-        "regards",
-        "sincerely",
-        "best",
-        "kind",
-        "yours",
-        "thanks",
-        "mr",
-        "mrs",
-        "ms",
-        "dr",
-        "prof",
-        "sir",
-        "madam",
-        "sehr",
-        "hallo",
-        "herr",
-        "frau",
-        "herrn",
-        "mit",
-        "freundlichen",
-        "liebe",
-        "lieber",
-        "cher",
-        "chère",
-        "bonjour",
-        "madame",
-        "monsieur",
-        "merci",
-        "cordialement",
-        "estimado",
-        "estimada",
-        "hola",
-        "señor",
-        "señora",
-        "gracias",
-        "saludos",
-        "gentile",
-        "caro",
-        "cara",
-        "signora",
-        "signor",
-        "grazie",
-        "buongiorno",
-        "ciao",
-    ]
-)
+_GREETINGS = """i ok okay dear hello hi regards sincerely best kind yours thanks mr mrs ms dr prof sir madam
+    sehr hallo herr frau herrn mit freundlichen liebe lieber
+    cher chère bonjour madame monsieur merci cordialement
+    estimado estimada hola señor señora gracias saludos
+    gentile caro cara signora signor grazie buongiorno ciao"""
+GREETINGS = frozenset(_GREETINGS.split())
 """Words that polite letters write with a capital and that name nobody."""
 
 _MONTHS = (
@@ -106,7 +58,8 @@ MONTHS = {name: number for number, names in enumerate(_MONTHS, 1) for name in na
 # from two on: "one" and its sisters are articles and pronouns more often than numbers
 _NUMBERS = {
     "en": "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty",
-    "de": "zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn vierzehn fünfzehn sechzehn siebzehn achtzehn neunzehn zwanzig",
+    "de": "zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn vierzehn fünfzehn sechzehn siebzehn achtzehn neunzehn"
+    " zwanzig",
     "fr": "deux trois quatre cinq six sept huit neuf dix onze douze treize quatorze quinze seize",
     "es": "dos tres cuatro cinco seis siete ocho nueve diez once doce trece catorce quince",
     "it": "due tre quattro cinque sei sette otto nove dieci undici dodici tredici quattordici quindici",
