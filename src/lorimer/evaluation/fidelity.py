@@ -1,4 +1,4 @@
-"""Does an answer keep to the text it was given? `grounded`: nothing made up; `abstains`: says so where the text has no answer; `finds_answer`.
+"""Does an answer keep to the text it was given? `grounded`: nothing made up; `abstains`: says so where it has no answer; `finds_answer`.
 
 A sample's `spec` holds `context`, the text; `language` (en, de, fr, es or it; English if not said); for `grounded`, `facts` of which an
 answer must name at least one, so that saying nothing is no way to be right. What the question itself says is not made up either.
