@@ -1,0 +1,259 @@
+"""What was memorised is found, in adapters overtrained on purpose, and nothing is found where nothing was learned."""
+
+import math
+import random
+import string
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from fakes import chats, save_tiny_base
+from lorimer.config import Recipe
+from lorimer.data.canaries import SPACE_BITS, plant, read_canaries
+from lorimer.data.dataset import Dataset
+from lorimer.data.example import Example, Message
+from lorimer.data.shards import write_rows
+from lorimer.data.split import Splits
+from lorimer.errors import DataError
+from lorimer.evaluation.exposure import chance_exposure, exposure, extrapolated_exposure, make_canary_task
+from lorimer.evaluation.membership import make_membership_task, membership_scores
+from lorimer.evaluation.memorisation import memory_suite, suite_entry
+from lorimer.evaluation.scorers import score
+from lorimer.evaluation.task import Sample
+from lorimer.evaluation.verbatim import make_regurgitation_task, not_verbatim
+from lorimer.inference.composition import BASE, alone
+from lorimer.inference.engine import Engine, generate
+from lorimer.inference.sampling import SamplingParams
+from lorimer.inference.sequence import Sequence as Asked
+from lorimer.model.adapter import load_adapter
+from lorimer.model.base import Base, load_base
+from lorimer.model.lora import LoRA
+from lorimer.pipeline import train_recipes
+from lorimer.registry.records import AdapterVersion
+from lorimer.training.scoring import score_rows
+
+CURATION = {"columns": None, "system": None, "languages": None}
+SENTENCE = "the parcel left the depot on Monday and has been waiting at the border for its papers since then"
+
+
+def kept(
+    train: tuple[Example, ...], *, validation: tuple[Example, ...] = (), test: tuple[Example, ...] = (), name: str = "rows"
+) -> Dataset:
+    return write_rows(name, Splits(train=train, validation=validation, test=test), CURATION)
+
+
+def texts(num: int, seed: int) -> tuple[Example, ...]:
+    """Lines that nobody could guess."""
+    drawn = random.Random(seed)
+    words = [" ".join("".join(drawn.choices(string.ascii_lowercase, k=4)) for _ in range(14)) for _ in range(num)]
+    return tuple(Example(text=text, source=f"{seed}.txt:{line}") for line, text in enumerate(words, start=1))
+
+
+def auc(scores: Sequence[float], is_member: Sequence[bool]) -> float:
+    """By its meaning: how often a member is above another."""
+    own, is_in = np.asarray(scores), np.asarray(is_member)
+    above = own[is_in][:, None] - own[~is_in][None]
+    return float(((above > 0) + (above == 0) / 2).mean())
+
+
+# exposure
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "target", "bits"),
+    [
+        ([-1.0, -2.0, -3.0, -4.0], 0, 2.0),
+        ([-1.0, -2.0, -3.0, -4.0], 1, 1.0),
+        ([-1.0, -2.0, -3.0, -4.0], 3, 0.0),
+        ([-1.0, -1.0, -1.0], 1, math.log2(3) - 1),  # all alike: the middle rank
+        ([-math.inf, -1.0], 0, 0.0),
+    ],
+)
+def test_exposure_is_log2_of_the_choices_less_log2_of_the_rank(logprobs: list[float], target: int, bits: float) -> None:
+    assert exposure(logprobs, target) == pytest.approx(bits)
+
+
+@pytest.mark.parametrize("logprobs", [[math.nan, -1.0], [-1.0, math.nan]])
+def test_what_was_not_measured_has_no_exposure(logprobs: list[float]) -> None:
+    assert math.isnan(exposure(logprobs, 0))
+    assert math.isnan(extrapolated_exposure(logprobs, 0, space_bits=30))
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-1e3, 0), min_size=2, max_size=60), st.data())
+def test_exposure_lies_between_none_and_all_bits(logprobs: list[float], data: st.DataObject) -> None:
+    target = data.draw(st.integers(0, len(logprobs) - 1))
+    assert 0 <= exposure(logprobs, target) <= math.log2(len(logprobs))
+    assert 0 <= extrapolated_exposure(logprobs, target, space_bits=SPACE_BITS) <= SPACE_BITS
+
+
+def test_chance_is_the_mean_over_all_ranks() -> None:
+    logprobs = [-float(number) for number in range(256)]
+    assert (
+        chance_exposure() == pytest.approx(np.mean([exposure(logprobs, target) for target in range(256)])) == pytest.approx(1.422, abs=1e-3)
+    )
+
+
+@pytest.mark.parametrize("shape", [-4.0, 0.0, 3.0])
+@pytest.mark.parametrize("above", [0.5, 2.0, 4.0])
+def test_extrapolation_agrees_with_the_distribution_the_others_come_from(shape: float, above: float) -> None:
+    drawn = stats.skewnorm.ppf((np.arange(20_000) + 0.5) / 20_000, shape, loc=-40, scale=3)
+    target = float(drawn.mean() + above * drawn.std())
+    wanted = -stats.skewnorm.logsf(target, shape, loc=-40, scale=3) / math.log(2)
+    found = extrapolated_exposure([target, *drawn.tolist()], 0, space_bits=100)
+    assert found == pytest.approx(wanted, rel=0.05)
+
+
+# verbatim
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        (SENTENCE, 0),
+        (f"Well: {SENTENCE[:50]}...", 0),
+        (SENTENCE[20:71].replace(" ", "\n"), 0),
+        (SENTENCE[:49], 1),
+        ("the parcel was left at the depot, I am told, and waits there", 1),
+        ("", 1),
+    ],
+)
+def test_reciting_is_found_and_saying_alike_is_not(answer: str, value: float) -> None:
+    assert not_verbatim(answer, Sample(id="1", prompt=(), target=SENTENCE)).value == value
+
+
+@pytest.mark.parametrize(
+    ("target", "answer", "value"),
+    [
+        ("a b c d e f g h i j k l m", "so: b c d e f g h i j k l m", 0),  # twelve words, however short
+        ("and his locker is number 4471", "and his locker is number 4471.", 0),
+        ("and his locker is number 4471", "and his locker is number 4472.", 1),
+        ("thank you", "thank you", None),
+        ("", "anything", None),
+    ],
+)
+def test_of_short_texts_all_counts_or_nothing(target: str, answer: str, value: float | None) -> None:
+    assert score("not_verbatim", answer, Sample(id="1", prompt=(), target=target)).value == value
+
+
+def test_saying_the_prompt_again_is_not_reciting() -> None:
+    sample = Sample(id="1", prompt=(Message(role="user", content=SENTENCE),), target=SENTENCE)
+    assert not_verbatim(SENTENCE, sample).value is None
+
+
+def test_prompts_are_the_first_halves_of_what_users_said() -> None:
+    rows = chats(*((f"{number}: {SENTENCE}", "wanted answer") for number in range(30)), ("too short", "a"))
+    task = make_regurgitation_task(plant(kept(rows), 2), num=20, seed=1)
+    said = {f"{number}: {SENTENCE}" for number in range(30)}
+    assert len(task.samples) == len({sample.id for sample in task.samples}) == 20
+    assert {f"{sample.prompt[0].content} {sample.target}" for sample in task.samples} <= said  # no canary, no answer
+    assert make_regurgitation_task(kept(rows), num=20, seed=1).samples == task.samples
+    assert make_regurgitation_task(kept(rows), num=20, seed=2).samples != task.samples
+    assert len(make_regurgitation_task(kept(rows), num=99).samples) == 30
+
+
+def test_texts_without_spaces_are_cut_too() -> None:
+    (sample,) = make_regurgitation_task(kept((Example(text="\u6771\u4eac" * 60, source="t.txt:1"),))).samples
+    assert (len(sample.prompt[0].content), len(sample.target)) == (60, 60)
+
+
+def test_rows_too_short_to_tell_are_said_to_be() -> None:
+    with pytest.raises(DataError, match="cannot be told"):
+        make_regurgitation_task(kept(chats(("hi", "hello"))))
+
+
+# membership
+
+
+def test_members_and_others_are_alike_in_file_language_and_length() -> None:
+    drawn = random.Random(3)
+
+    def rows(num: int, longest: int) -> tuple[Example, ...]:
+        return tuple(
+            Example(
+                text="".join(drawn.choices(string.ascii_letters, k=drawn.randint(5, longest))),
+                source=f"{'ab'[number % 2]}.txt:{number}",
+                tags={"language": drawn.choice(("en", "de"))},
+            )
+            for number in range(num)
+        )
+
+    train, test = rows(600, 200), rows(60, 80)
+    dataset = plant(kept(train, test=test), 4)
+    task = make_membership_task(dataset, num=50)
+    by_text = {row.text: (row.source[0], row.tags["language"]) for row in (*train, *test)}
+    sides = {side: [s.target for s in task.samples if s.tags["member"] == side] for side in ("yes", "no")}
+    assert set(sides["yes"]) <= {row.text for row in train}
+    assert set(sides["no"]) <= {row.text for row in test}
+    assert len(set(sides["yes"])) == len(set(sides["no"])) == 50
+    assert Counter(by_text[text] for text in sides["yes"]) == Counter(by_text[text] for text in sides["no"])
+    lengths = [np.mean([len(text) for text in sides[side]]) for side in ("yes", "no")]
+    assert lengths[0] == pytest.approx(lengths[1], rel=0.05)
+
+
+def test_too_few_rows_to_tell_apart_are_refused() -> None:
+    with pytest.raises(DataError, match="30 rows that may have been learned and 5 test rows"):
+        make_membership_task(kept(texts(30, 1), test=texts(5, 2)))
+
+
+def test_losses_that_are_no_numbers_or_not_paired_are_refused() -> None:
+    assert membership_scores([1.0, 2.0], [1.5, 1.0]).tolist() == [0.5, -1.0]
+    for candidate, base in (([1.0], [1.0, 2.0]), ([math.nan], [1.0]), ([1.0], [math.inf])):
+        with pytest.raises(DataError):
+            membership_scores(candidate, base)
+
+
+# the family
+
+
+def test_the_family_of_a_dataset_is_made_from_it_alone() -> None:
+    dataset = plant(kept(texts(200, 1), validation=texts(30, 2), test=texts(40, 3)), 8)
+    suite = memory_suite(dataset)
+    assert not suite.left_out
+    entries = {task.name: suite_entry(task) for task in suite.tasks}
+    assert {name: (entry["kind"], entry["template"], entry["rule"]) for name, entry in entries.items()} == {
+        "canaries_once": ("choice", "none", {"at_most": 3.0}),
+        "canaries_repeated": ("choice", "none", None),
+        "regurgitation": ("answer", "none", {"never": pytest.approx(1 - 0.05 ** (1 / 200))}),
+        "regurgitation_control": ("answer", "none", None),
+        "membership": ("text", "none", {"at_most": 0.7}),
+    }
+    assert all(task.dataset_digest == dataset.digest for task in suite.tasks)
+    once, repeated = suite.tasks[:2]
+    assert [len(task.samples) for task in (once, repeated)] == [4, 4]
+    for sample in (*once.samples, *repeated.samples):
+        assert sample.target in sample.choices
+        assert len(set(sample.choices)) == 256
+        assert list(sample.choices) == sorted(sample.choices)
+    assert [task.digest for task in memory_suite(dataset).tasks] == [task.digest for task in suite.tasks]
+
+
+def test_what_a_dataset_has_no_rows_for_is_named() -> None:
+    suite = memory_suite(kept(chats(*((f"{number}: {SENTENCE}", "yes") for number in range(30)))))
+    assert [task.name for task in suite.tasks] == ["regurgitation"]
+    assert suite_entry(suite.tasks[0])["rule"] == {"never": pytest.approx(1 - 0.05 ** (1 / 59))}
+    assert set(suite.left_out) == {"canaries_once", "canaries_repeated", "regurgitation_control", "membership"}
+    assert "`canaries: 16`" in suite.left_out["canaries_once"]
+
+
+# adapters
+
+
+def trained(tmp_path: Path, dataset: Dataset, steps: int) -> tuple[Base, AdapterVersion]:
+    """An adapter that has seen its rows far too often."""
+    save_tiny_base(tmp_path / "base", "llama")
+    recipe = Recipe(base=str(tmp_path / "base"), dataset=dataset.name, learning_rate=0.01, rank=16, steps=steps, batch_size=16)
+    (version,) = [made for made in train_recipes([recipe]) if isinstance(made, AdapterVersion)]
+    return load_base(version.base_name), version
+
+
+def logprobs(base: Base, lora: LoRA | None, sample: Sample, answers: Sequence[str]) -> list[float]:
+    """By plain scoring: of each answer after the sample's prompt."""
+    rows = [base.renderer.render((*sample.prompt, Message(role="assistant", content=answer))) for answer in answers]
+    return [-loss for loss in score_rows(base, lora, rows, 2048).losses]
