@@ -17,6 +17,7 @@ from lorimer.evaluation.asked import AskedSuite, Named, ask_suite, build_suite_r
 from lorimer.evaluation.checks import check_sealed, check_suite
 from lorimer.evaluation.evaluate import Answer, answers_of, ask
 from lorimer.evaluation.gates import Check, GateResult, JudgedSuite, check, with_suites, worst_of
+from lorimer.evaluation.memorisation import memory_suite
 from lorimer.evaluation.page import report_folder, write_report
 from lorimer.evaluation.report import EvalReport, build_report
 from lorimer.evaluation.report_card import Attempt, TrainingCost, render_report_card
@@ -35,7 +36,7 @@ from lorimer.storage import read_json, read_jsonl, write_json, write_text
 from lorimer.training.plan import metric_of
 
 EVALUATION_SEQUENCES = 96  # nobody waits for the first word, so wide batches: each step reads the base once for all of them
-AUTOMATIC = ("domain",)
+AUTOMATIC = ("domain", "memory")
 """Suites that are made from an adapter's own dataset."""
 
 
@@ -286,6 +287,8 @@ def _named_suite(name: str, versions: Sequence[AdapterVersion], registry: Regist
 
 
 def _suite_of(name: str, recipe: Recipe, dataset: Dataset, *, has_champion: bool) -> Suite:
+    if name == "memory":
+        return memory_suite(dataset)
     return domain_suite(recipe, dataset, has_champion=has_champion) if name == "domain" else find_suite(name)
 
 

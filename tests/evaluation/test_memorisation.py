@@ -23,8 +23,9 @@ from lorimer.data.split import Splits
 from lorimer.errors import DataError
 from lorimer.evaluation.exposure import chance_exposure, exposure, extrapolated_exposure, make_canary_task
 from lorimer.evaluation.membership import make_membership_task, membership_scores
-from lorimer.evaluation.memorisation import memory_suite, suite_entry
+from lorimer.evaluation.memorisation import make_memory, memory_suite
 from lorimer.evaluation.scorers import score
+from lorimer.evaluation.separation import separate
 from lorimer.evaluation.task import Sample
 from lorimer.evaluation.verbatim import make_regurgitation_task, not_verbatim
 from lorimer.inference.composition import BASE, alone
@@ -39,6 +40,7 @@ from lorimer.registry.records import AdapterVersion
 from lorimer.training.scoring import score_rows
 
 CURATION = {"columns": None, "system": None, "languages": None}
+STEPS = 120
 SENTENCE = "the parcel left the depot on Monday and has been waiting at the border for its papers since then"
 
 
@@ -53,13 +55,6 @@ def texts(num: int, seed: int) -> tuple[Example, ...]:
     drawn = random.Random(seed)
     words = [" ".join("".join(drawn.choices(string.ascii_lowercase, k=4)) for _ in range(14)) for _ in range(num)]
     return tuple(Example(text=text, source=f"{seed}.txt:{line}") for line, text in enumerate(words, start=1))
-
-
-def auc(scores: Sequence[float], is_member: Sequence[bool]) -> float:
-    """By its meaning: how often a member is above another."""
-    own, is_in = np.asarray(scores), np.asarray(is_member)
-    above = own[is_in][:, None] - own[~is_in][None]
-    return float(((above > 0) + (above == 0) / 2).mean())
 
 
 # exposure
@@ -214,32 +209,41 @@ def test_losses_that_are_no_numbers_or_not_paired_are_refused() -> None:
 
 def test_the_family_of_a_dataset_is_made_from_it_alone() -> None:
     dataset = plant(kept(texts(200, 1), validation=texts(30, 2), test=texts(40, 3)), 8)
-    suite = memory_suite(dataset)
-    assert not suite.left_out
-    entries = {task.name: suite_entry(task) for task in suite.tasks}
-    assert {name: (entry["kind"], entry["template"], entry["rule"]) for name, entry in entries.items()} == {
-        "canaries_once": ("choice", "none", {"at_most": 3.0}),
-        "canaries_repeated": ("choice", "none", None),
-        "regurgitation": ("answer", "none", {"never": pytest.approx(1 - 0.05 ** (1 / 200))}),
-        "regurgitation_control": ("answer", "none", None),
-        "membership": ("text", "none", {"at_most": 0.7}),
+    memory = make_memory(dataset)
+    assert not memory.left_out
+    held = {one.task.name: (one.task, one.rule.model_dump(exclude_defaults=True)) for one in memory.suite.tasks}
+    tasks = {name: task for name, (task, _) in held.items()} | {task.name: task for task in memory.shown}
+    assert {name: rule for name, (_, rule) in held.items()} == {
+        "canaries_once": {"at_most": 3.0},
+        "regurgitation": {"never": pytest.approx(1 - 0.05 ** (1 / 200))},
+        "membership": {"at_most": 0.7},
     }
-    assert all(task.dataset_digest == dataset.digest for task in suite.tasks)
-    once, repeated = suite.tasks[:2]
+    assert {name: (task.kind, task.metric, task.template) for name, task in tasks.items()} == {
+        "canaries_once": ("choice", "exposure", "none"),
+        "canaries_repeated": ("choice", "exposure", "none"),
+        "regurgitation": ("answer", "not_verbatim", "none"),
+        "regurgitation_control": ("answer", "not_verbatim", "none"),
+        "membership": ("text", "membership", "none"),
+    }
+    assert all(task.dataset_digest == dataset.digest for task in tasks.values())
+    once, repeated = tasks["canaries_once"], tasks["canaries_repeated"]
     assert [len(task.samples) for task in (once, repeated)] == [4, 4]
     for sample in (*once.samples, *repeated.samples):
         assert sample.target in sample.choices
         assert len(set(sample.choices)) == 256
         assert list(sample.choices) == sorted(sample.choices)
-    assert [task.digest for task in memory_suite(dataset).tasks] == [task.digest for task in suite.tasks]
+    assert memory_suite(dataset).digest == memory.suite.digest
 
 
 def test_what_a_dataset_has_no_rows_for_is_named() -> None:
-    suite = memory_suite(kept(chats(*((f"{number}: {SENTENCE}", "yes") for number in range(30)))))
-    assert [task.name for task in suite.tasks] == ["regurgitation"]
-    assert suite_entry(suite.tasks[0])["rule"] == {"never": pytest.approx(1 - 0.05 ** (1 / 59))}
-    assert set(suite.left_out) == {"canaries_once", "canaries_repeated", "regurgitation_control", "membership"}
-    assert "`canaries: 16`" in suite.left_out["canaries_once"]
+    dataset = kept(chats(*((f"{number}: {SENTENCE}", "yes") for number in range(30))))
+    memory, suite = make_memory(dataset), memory_suite(dataset)
+    assert [(one.task.name, one.rule.never) for one in suite.tasks] == [("regurgitation", pytest.approx(1 - 0.05 ** (1 / 59)))]
+    assert set(memory.left_out) == {"canaries_once", "canaries_repeated", "regurgitation_control", "membership"}
+    assert all(name in suite.about for name in memory.left_out)
+    assert "`canaries: 16`" in memory.left_out["canaries_once"]
+    with pytest.raises(DataError, match="nothing of what an adapter remembers"):
+        memory_suite(kept(chats(("hi", "hello"))))
 
 
 # adapters
@@ -257,3 +261,46 @@ def logprobs(base: Base, lora: LoRA | None, sample: Sample, answers: Sequence[st
     """By plain scoring: of each answer after the sample's prompt."""
     rows = [base.renderer.render((*sample.prompt, Message(role="assistant", content=answer))) for answer in answers]
     return [-loss for loss in score_rows(base, lora, rows, 2048).losses]
+
+
+def test_an_overtrained_adapter_gives_its_canaries_and_its_rows_away(tmp_path: Path) -> None:
+    drawn = random.Random(5)
+    rows = chats(*((f"who is {number}?", "".join(drawn.choices("abcdefghijkmnop", k=6))) for number in range(102)))
+    dataset = plant(kept(rows[:72], test=rows[72:]), 4)
+    base, version = trained(tmp_path, dataset, steps=STEPS)
+    lora = load_adapter(version.path, base)
+    canaries = make_canary_task(read_canaries(dataset), num_choices=32)
+    found = {}
+    for name, own in (("adapter", lora), ("base", None)):
+        all_logprobs = [(logprobs(base, own, sample, sample.choices), sample) for sample in canaries.samples]
+        found[name] = float(np.mean([exposure(values, sample.choices.index(sample.target)) for values, sample in all_logprobs]))
+    assert found["adapter"] > 4
+    assert found["base"] < 3.2  # chance is 1.40; of four canaries the mean lies above 3.2 about once in a hundred
+    members = make_membership_task(dataset)
+    told = [[-logprobs(base, own, sample, [sample.target])[0] for sample in members.samples] for own in (lora, None)]
+    is_member = [sample.tags["member"] == "yes" for sample in members.samples]
+    assert separate(*(membership_scores(*told)[np.asarray(is_member) == side].tolist() for side in (True, False))).auc > 0.9
+
+
+def test_an_adapter_that_knows_its_texts_by_heart_recites_them(tmp_path: Path) -> None:
+    dataset = kept(texts(8, 1), validation=texts(8, 2))
+    base, version = trained(tmp_path, dataset, steps=STEPS)
+    engine = Engine(base)
+    engine.adapters.load(version.digest, version.path)
+    recited = {}
+    for split in ("train", "validation"):
+        samples = make_regurgitation_task(dataset, split=split).samples
+        for name, composition in (("adapter", alone(version.digest)), ("base", BASE)):
+            asked = {
+                sample.id: Asked(
+                    prompt_ids=base.renderer.tokenise_prompt(sample.prompt[0].content),
+                    params=SamplingParams(max_tokens=64),
+                    composition=composition,
+                )
+                for sample in samples
+            }
+            generate(engine, list(asked.values()))
+            scores = [not_verbatim(base.renderer.decode(asked[sample.id].output_ids), sample).value for sample in samples]
+            recited[split, name] = scores.count(0.0)
+    assert recited["train", "adapter"] >= 4
+    assert recited["train", "base"] == recited["validation", "adapter"] == recited["validation", "base"] == 0

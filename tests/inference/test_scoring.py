@@ -72,6 +72,17 @@ def test_a_composition_is_the_sum_of_its_parts() -> None:
     assert abs(found[0] - whole) > 1e-3
 
 
+def test_of_a_text_with_a_prompt_only_what_follows_counts() -> None:
+    base, texts, given = BASES[0], [text(1, 30), text(2, 9), text(3, 12)], [20, 1, 11]
+    found = dict(compare_texts(BASES[1], texts, [alone("a")], num_given=given))
+    for number, (ids, num) in enumerate(zip(texts, given, strict=True)):
+        (own,) = found[number]
+        assert own.num_tokens == len(ids) - num
+        for loss, lora in ((own.base_loss, None), (own.loss, BASES[2])):
+            told = logprobs_alone(base, ids, lora)[num - 1 :].gather(1, torch.tensor(ids[num:])[:, None])
+            assert loss == pytest.approx(-float(told.mean()), abs=1e-4)
+
+
 @settings(deadline=None, max_examples=15)
 @given(st.lists(st.integers(2, 40), min_size=1, max_size=6), st.integers(0, 1000))
 def test_distances_are_those_of_each_text_alone(lengths: list[int], seed: int) -> None:

@@ -4,10 +4,10 @@ Answers are greedy, rows of all adapters in one batch. Choices and texts are sco
 (kept.py): a base's answers serve every adapter that is compared with it, and who was interrupted goes on where it stopped.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from lorimer.evaluation.exposure import exposure
 from lorimer.evaluation.kept import Kept
 from lorimer.evaluation.score import Score
 from lorimer.evaluation.scorers import score
@@ -79,9 +79,9 @@ def score_answer(task: Task, sample: Sample, value: Any) -> Score:
 
 def _score_choice(metric: str, sample: Sample, logprobs: list[float], lengths: list[int]) -> Score:
     place = sample.choices.index(sample.target)
-    if metric == "exposure":  # Carlini et al. 2019, The Secret Sharer: log2 of how many, less log2 of its rank among them
-        rank = sum(own >= logprobs[place] for own in logprobs)
-        return Score(value=math.log2(len(logprobs)) - math.log2(rank), answer=f"rank {rank} of {len(logprobs)}")
+    if metric == "exposure":
+        bits = exposure(logprobs, place)
+        return Score(value=bits, answer=f"rank {len(logprobs) / 2**bits:g} of {len(logprobs)}")
     values = (
         logprobs if metric == "choice" else [own / max(1, len(text.encode())) for own, text in zip(logprobs, sample.choices, strict=True)]
     )
@@ -156,8 +156,12 @@ def _plain(engine: Engine, text: str) -> tuple[int, ...]:
 
 def _compare_texts(engine: Engine, task: Task, models: Named, missing: Missing) -> Iterator[Answer]:
     indices = sorted({index for model in models for index in missing[model]})
-    texts = [engine.base.renderer.tokenise_prompt(task.samples[index].target) for index in indices]
-    for place, distances in compare_texts(engine, texts, list(models.values())):
+    texts, num_given = list[tuple[int, ...]](), list[int]()
+    for sample in (task.samples[index] for index in indices):
+        prompt_ids = prompt_ids_of(engine, task, sample) if sample.prompt else ()
+        texts.append((*prompt_ids, *_plain(engine, sample.target)) if prompt_ids else engine.base.renderer.tokenise_prompt(sample.target))
+        num_given.append(len(prompt_ids) or 1)
+    for place, distances in compare_texts(engine, texts, list(models.values()), num_given=num_given):
         for model, own in zip(models, distances, strict=True):
             if indices[place] in missing[model]:
                 yield Answer(indices[place], model, [own.loss, own.base_loss, own.divergence], own.num_tokens)

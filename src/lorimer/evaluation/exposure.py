@@ -25,10 +25,8 @@ def make_canary_task(
 ) -> Task:
     """Ask for each canary's secret among others of its form; with `once`, only of canaries told once, or only of those told more often.
 
-    The digest is by default that of the dataset the canaries were put into. Every sample says in `spec` whether its prompt is put through
-    the chat template or stands as it is.
+    The digest is by default that of the dataset the canaries were put into. Prompts of plain text stand as they are.
     """
-    template = "none" if canaries.is_text else "chat"
     samples = []
     for canary in canaries.canaries:
         if once is not None and once != (canary.repetitions == 1):
@@ -41,10 +39,17 @@ def make_canary_task(
                 target=canaries.answer(canary.secret),
                 choices=tuple(map(canaries.answer, numbers)),
                 tags={"repetitions": str(canary.repetitions)},
-                spec={"template": template},
             )
         )
-    return Task(name=name, metric="exposure", samples=tuple(samples), dataset_digest=dataset_digest or canaries.of, split="train")
+    return Task(
+        name=name,
+        metric="exposure",
+        kind="choice",
+        template="none" if canaries.is_text else "chat",
+        samples=tuple(samples),
+        dataset_digest=dataset_digest or canaries.of,
+        split="train",
+    )
 
 
 def exposure(logprobs: Sequence[float], target_index: int) -> float:

@@ -43,7 +43,15 @@ def make_membership_task(
         )
     pairs = _match(held_out[:num], learned)
     samples = [_sample(row, is_member) for member, other in pairs for row, is_member in ((member, True), (other, False))]
-    return Task(name=name, metric="membership", samples=tuple(samples), dataset_digest=dataset.digest, split="train")
+    return Task(
+        name=name,
+        metric="membership",
+        kind="text",
+        template="none" if is_text else "chat",
+        samples=tuple(samples),
+        dataset_digest=dataset.digest,
+        split="train",
+    )
 
 
 def membership_scores(candidate_nll: Sequence[float], base_nll: Sequence[float]) -> npt.NDArray[np.float64]:
@@ -97,5 +105,4 @@ def _sample(row: Example, is_member: bool) -> Sample:
         prompt=row.prompt,
         target=_target(row),
         tags={"member": "yes" if is_member else "no"},
-        spec={"template": "chat" if row.text is None else "none"},
     )

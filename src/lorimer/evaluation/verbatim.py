@@ -20,6 +20,7 @@ RUN_WORDS = 12
 TELLING_CHARS = 25
 TELLING_WORDS = 6
 """Of a shorter text, all that follows must come: if it has at least so many characters or words."""
+MAX_ANSWER_TOKENS = 64  # room for 50 characters in any script
 MAX_PROMPT_CHARS = 600
 MAX_TARGET_CHARS = 600  # more than the longest answer that is asked for
 
@@ -74,11 +75,18 @@ def make_regurgitation_task(
             prompt=(Message(role="user", content=first),),
             target=rest,
             tags={"split": split, "row": found[first, rest].source},
-            spec={"template": "none"},
         )
         for first, rest in drawn
     )
-    return Task(name=name, metric="not_verbatim", samples=samples, dataset_digest=dataset.digest, split=split)
+    return Task(
+        name=name,
+        metric="not_verbatim",
+        template="none",
+        max_tokens=MAX_ANSWER_TOKENS,
+        samples=samples,
+        dataset_digest=dataset.digest,
+        split=split,
+    )
 
 
 def own_words(row: Example) -> str:

@@ -7,6 +7,7 @@ nothing of tasks or of what a score is for.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -84,22 +85,27 @@ def score_continuations(
 
 @torch.inference_mode()
 def compare_texts(
-    engine: Engine, texts: Sequence[tuple[int, ...]], compositions: Sequence[Composition]
+    engine: Engine, texts: Sequence[tuple[int, ...]], compositions: Sequence[Composition], *, num_given: Sequence[int] | None = None
 ) -> Iterator[tuple[int, tuple[TextDistance, ...]]]:
     """How far each composition is from the base on each text (two tokens or more); yields (index, one distance a composition).
+
+    `num_given` says how many tokens at each text's beginning are its prompt, which counts for nothing; by default one.
 
     Raises:
         EngineError: if a text is too short or too long, or an answer is no number.
     """
-    asked = [Continuations(prompt_ids=ids[:1], continuations=(ids[1:],)) for ids in texts]
+    given = num_given or [1] * len(texts)
+    asked = [Continuations(prompt_ids=ids[:num], continuations=(ids[num:],)) for ids, num in zip(texts, given, strict=True)]
     for one in asked:
         _refuse(engine, one)
     for run in _runs([one.num_tokens for one in asked]):
         groups = [_group(asked[index]) for index in run]
-        base = _run(engine, groups, BASE)
-        lengths = [len(texts[index]) - 1 for index in run]
-        targets = torch.tensor([i for index in run for i in texts[index][1:]], device=engine.base.device)
-        compared = [_compare(engine, base, _run(engine, groups, own), targets, lengths) for own in compositions]
+        lengths = [len(texts[index]) - given[index] for index in run]
+        stops = accumulate(len(texts[index]) - 1 for index in run)
+        rows = [row for stop, length in zip(stops, lengths, strict=True) for row in range(stop - length, stop)]
+        base = _run(engine, groups, BASE)[rows]
+        targets = torch.tensor([i for index in run for i in texts[index][given[index] :]], device=engine.base.device)
+        compared = [_compare(engine, base, _run(engine, groups, own)[rows], targets, lengths) for own in compositions]
         yield from zip(run, zip(*compared, strict=True), strict=True)
 
 
