@@ -37,7 +37,7 @@ def list_file(home: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("num", "times"), [(1, [1]), (2, [1, 2]), (3, [1, 1, 2]), (8, [1, 1, 1, 1, 2, 2, 4, 8]), (16, [1] * 8 + [2] * 4 + [4] * 2 + [8, 16])]
+    ("num", "times"), [(1, [1]), (2, [1, 2]), (3, [1, 1, 2]), (8, [1, 1, 1, 1, 2, 2, 4, 8]), (16, [1] * 8 + [2] * 4 + [4] * 2 + [8] * 2)]
 )
 def test_half_of_them_are_told_once(num: int, times: list[int]) -> None:
     assert share_repetitions(num) == times

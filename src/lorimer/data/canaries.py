@@ -28,6 +28,7 @@ TAG = "canary"
 SUFFIX = "-canaries"
 MAX_SHARE = 0.1
 """Of the training rows: with more of them, the adapter would be another than without."""
+MAX_TIMES = 8
 SECRET_DIGITS = 9
 SPACE_BITS = SECRET_DIGITS * math.log2(10)
 """Bits of a secret: what a guesser without the adapter has before them."""
@@ -87,11 +88,11 @@ class CanaryList:
 
 
 def share_repetitions(num: int) -> list[int]:
-    """How often each of `num` canaries is told: half of them once, half of the others twice, then four times, and so on."""
+    """How often each of `num` canaries is told: half of them once, half of the others twice, then four and eight times."""
     found, times = list[int](), 1
     while len(found) < num:
         found += [times] * math.ceil((num - len(found)) / 2)
-        times *= 2
+        times = min(2 * times, MAX_TIMES)
     return found
 
 
