@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from fakes import byte_tokenizer, chats, tiny_model
+from fakes import byte_tokenizer, chats, random_lora, tiny_base, tiny_model
 from lorimer.config import Recipe
 from lorimer.data.canaries import SPACE_BITS, plant, read_canaries
 from lorimer.data.dataset import Dataset
@@ -22,6 +22,7 @@ from lorimer.data.example import Example, Message
 from lorimer.data.shards import write_rows
 from lorimer.data.split import Splits
 from lorimer.errors import DataError
+from lorimer.evaluation.evaluate import ask, score_answer
 from lorimer.evaluation.exposure import chance_exposure, exposure, extrapolated_exposure, make_canary_task
 from lorimer.evaluation.membership import make_membership_task, membership_scores
 from lorimer.evaluation.memorisation import make_memory, memory_suite
@@ -35,13 +36,13 @@ from lorimer.inference.sampling import SamplingParams
 from lorimer.inference.sequence import Sequence as Asked
 from lorimer.model.adapter import load_adapter
 from lorimer.model.base import Base, load_base
+from lorimer.model.chat import Rendered
 from lorimer.model.lora import LoRA
 from lorimer.pipeline import train_recipes
 from lorimer.registry.records import AdapterVersion
 from lorimer.training.scoring import score_rows
 
 CURATION = {"columns": None, "system": None, "languages": None}
-STEPS = 120
 SENTENCE = "the parcel left the depot on Monday and has been waiting at the border for its papers since then"
 
 
@@ -250,14 +251,14 @@ def test_what_a_dataset_has_no_rows_for_is_named() -> None:
 # adapters
 
 
-def trained(tmp_path: Path, dataset: Dataset, steps: int) -> tuple[Base, AdapterVersion]:
+def trained(tmp_path: Path, dataset: Dataset, *, steps: int, batch_size: int) -> tuple[Base, AdapterVersion]:
     """An adapter that has seen its rows far too often."""
     model = tiny_model("llama")
     with torch.no_grad():  # else every token keeps about the same chance, whatever an adapter learns before the head
         model.model.norm.weight.mul_(10)
     model.save_pretrained(tmp_path / "base")
     byte_tokenizer().save_pretrained(tmp_path / "base")
-    recipe = Recipe(base=str(tmp_path / "base"), dataset=dataset.name, learning_rate=0.01, rank=16, steps=steps, batch_size=16)
+    recipe = Recipe(base=str(tmp_path / "base"), dataset=dataset.name, learning_rate=0.004, rank=16, steps=steps, batch_size=batch_size)
     (version,) = [made for made in train_recipes([recipe]) if isinstance(made, AdapterVersion)]
     return load_base(version.base_name), version
 
@@ -272,7 +273,7 @@ def test_an_overtrained_adapter_gives_its_canaries_and_its_rows_away(tmp_path: P
     drawn = random.Random(5)
     rows = chats(*((f"who is {number}?", "".join(drawn.choices("abcdefghijkmnop", k=6))) for number in range(102)))
     dataset = plant(kept(rows[:72], test=rows[72:]), 4)
-    base, version = trained(tmp_path, dataset, steps=STEPS)
+    base, version = trained(tmp_path, dataset, steps=180, batch_size=16)
     lora = load_adapter(version.path, base)
     canaries = make_canary_task(read_canaries(dataset), num_choices=32)
     found = {}
@@ -284,12 +285,12 @@ def test_an_overtrained_adapter_gives_its_canaries_and_its_rows_away(tmp_path: P
     members = make_membership_task(dataset)
     told = [[-logprobs(base, own, sample, [sample.target])[0] for sample in members.samples] for own in (lora, None)]
     is_member = [sample.tags["member"] == "yes" for sample in members.samples]
-    assert separate(*(membership_scores(*told)[np.asarray(is_member) == side].tolist() for side in (True, False))).auc > 0.9
+    assert separate(*(membership_scores(*told)[np.asarray(is_member) == side].tolist() for side in (True, False))).auc > 0.8
 
 
 def test_an_adapter_that_knows_its_texts_by_heart_recites_them(tmp_path: Path) -> None:
-    dataset = kept(texts(8, 1), validation=texts(8, 2))
-    base, version = trained(tmp_path, dataset, steps=STEPS)
+    dataset = kept(texts(4, 1), validation=texts(4, 2))
+    base, version = trained(tmp_path, dataset, steps=140, batch_size=4)
     engine = Engine(base)
     engine.adapters.load(version.digest, version.path)
     recited = {}
@@ -307,5 +308,34 @@ def test_an_adapter_that_knows_its_texts_by_heart_recites_them(tmp_path: Path) -
             assert len(list(generate(engine, asked.values()))) == len(samples)
             scores = [not_verbatim(base.renderer.decode(asked[sample.id].output_ids), sample).value for sample in samples]
             recited[split, name] = scores.count(0.0)
-    assert recited["train", "adapter"] >= 4
+    assert recited["train", "adapter"] >= 2
     assert recited["train", "base"] == recited["validation", "adapter"] == recited["validation", "base"] == 0
+
+
+def test_the_engine_that_serves_scores_every_item_as_plain_scoring_does() -> None:
+    rows = chats(*((f"{number}: {SENTENCE}", f"answer {number * 7919}") for number in range(100)))
+    dataset = plant(kept(rows[:70], test=rows[70:]), 2)
+    base = tiny_base("llama")
+    lora = random_lora(base)
+    engine = Engine(base)
+    engine.adapters.add("a", lora)
+    for one in memory_suite(dataset, num_membership=20, num_recited=3).tasks:
+        answers = [answer for answer in ask(engine, one.task, (None, "a")) if answer.adapter == "a"]
+        assert len(answers) == len(one.task.samples)
+        for answer in answers:
+            sample = one.task.samples[answer.sample_index]
+            value = score_answer(one.task, sample, answer.value).value
+            if one.task.metric == "exposure":
+                assert value == pytest.approx(exposure(logprobs(base, lora, sample, sample.choices), sample.choices.index(sample.target)))
+            elif one.task.metric == "not_verbatim":
+                assert value == 1.0
+            else:  # the end of turn, which plain scoring counts too, is the last of its tokens
+                assert answer.value[0] == pytest.approx(answer_loss(base, lora, sample), abs=1e-3)
+
+
+def answer_loss(base: Base, lora: LoRA | None, sample: Sample) -> float:
+    """Mean loss of the answer's own tokens, without the end of turn."""
+    rendered = base.renderer.render((*sample.prompt, Message(role="assistant", content=sample.target)))
+    num_end = rendered.num_supervised - len(sample.target)  # a token a byte
+    short = Rendered(ids=rendered.ids[: len(rendered.ids) - num_end], supervised=rendered.supervised[: len(rendered.ids) - num_end])
+    return score_rows(base, lora, [short], 2048).loss
