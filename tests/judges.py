@@ -89,7 +89,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         if isinstance(said, tuple):
             status, headers = said
-            self._send(status, {"error": {"message": "not now"}}, headers)
+            self._send(status, {"error": {"message": f"not now, {self.headers.get('Authorization', '')}"}}, headers)
             return
         if not isinstance(said, dict):
             said = {"choices": [{"message": {"role": "assistant", "content": said}, "finish_reason": "stop"}]}

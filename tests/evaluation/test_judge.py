@@ -308,9 +308,10 @@ def test_redirect_is_not_followed(status: int, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("JUDGE_KEY", "very-secret")
     with serve_judge(is_right) as other, serve_judge(lambda prompt, index: (status, {"Location": other.url})) as server:
         judge = open_judge(make_spec(server.url, "yes-no", key_env="JUDGE_KEY"))
-        with pytest.raises(ConfigError, match=str(status)):
+        with pytest.raises(ConfigError, match=f"{status} not now") as raised:
             list(judge_answers(judge, make_task(1), ["good"]))
         assert not other.keys
+    assert "very-secret" not in str(raised.value)
 
 
 FILE = """judge: tone

@@ -17,6 +17,7 @@ NUM_TRIES = 5
 FIRST_WAIT_SECONDS = 0.5
 MAX_WAIT_SECONDS = 30.0
 MAX_REPLY_BYTES = 1 << 22
+MIN_KEY_CHARS = 8  # a shorter one is no secret, and a word of every message
 AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 THIS_QUESTION = frozenset({400, 413, 422})  # what may be wrong with one question and right with the next
 
@@ -126,7 +127,7 @@ class ChatEndpoint:
 
     def _hide(self, text: str) -> str:
         """An endpoint may repeat the key it refuses; a message must not."""
-        return text.replace(self.key, "***") if self.key else text
+        return text.replace(self.key, "***") if len(self.key) >= MIN_KEY_CHARS else text
 
 
 def _read_reply(value: Any) -> Reply:
