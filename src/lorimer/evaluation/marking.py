@@ -9,7 +9,7 @@ MAX_CHARS = 4_000  # shown of one text, folded; the record has all of it
 FOLDED_CHARS = 320  # a longer text is folded
 HEAD_CHARS = 200  # of it, what can be read unopened
 MAX_WORDS = 250  # of each of two texts to compare: the time grows with their product
-MIN_ALIKE = 0.3  # texts that share less of their words are two texts, and marking nearly all of them shows nothing
+MIN_ALIKE = 0.3  # texts that share less of their characters, in equal words, are two texts, and marking nearly all of them shows nothing
 
 Part = tuple[str, bool]
 """Some text, and whether it differs."""
@@ -59,9 +59,11 @@ def mark_differences(text: str, other: str) -> list[Part] | None:
     if len(words) > MAX_WORDS or len(others) > MAX_WORDS:
         return None
     matcher = SequenceMatcher(None, words, others, autojunk=False)
-    if matcher.ratio() < MIN_ALIKE:
-        return None
     parts = [("".join(words[start:end]), kind != "equal") for kind, start, end, _, _ in matcher.get_opcodes()]
+    num_chars = sum(len(word) for word in (*words, *others) if not word.isspace())
+    num_shared = sum(len(part) - sum(map(str.isspace, part)) for part, is_different in parts if not is_different)
+    if 2 * num_shared < MIN_ALIKE * num_chars:
+        return None
     return [(part, is_different) for part, is_different in parts if part]
 
 
