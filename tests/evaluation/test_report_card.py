@@ -305,6 +305,7 @@ def test_marked_parts_put_together_are_the_text(text: str, other: str) -> None:
         ("take the blue card now", "take the red card now", ["blue"]),
         ("same", "same", []),
         ("请打开门吧", "请关上门吧", ["打开"]),
+        ("Press 1. " * 6, "Press 1. ", ["Press 1. " * 5]),
         ("one two three four", "one two three four five", []),
     ],
 )

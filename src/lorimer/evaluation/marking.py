@@ -9,7 +9,7 @@ MAX_CHARS = 4_000  # shown of one text, folded; the record has all of it
 FOLDED_CHARS = 320  # a longer text is folded
 HEAD_CHARS = 200  # of it, what can be read unopened
 MAX_WORDS = 250  # of each of two texts to compare: the time grows with their product
-MIN_ALIKE = 0.3  # texts that share less of their characters, in equal words, are two texts, and marking nearly all of them shows nothing
+MIN_ALIKE = 0.3  # of the shorter text that must stand in the other, in equal words: marking nearly everything shows nothing
 
 Part = tuple[str, bool]
 """Some text, and whether it differs."""
@@ -60,9 +60,9 @@ def mark_differences(text: str, other: str) -> list[Part] | None:
         return None
     matcher = SequenceMatcher(None, words, others, autojunk=False)
     parts = [("".join(words[start:end]), kind != "equal") for kind, start, end, _, _ in matcher.get_opcodes()]
-    num_chars = sum(len(word) for word in (*words, *others) if not word.isspace())
+    shorter = min(sum(len(word) for word in own if not word.isspace()) for own in (words, others))
     num_shared = sum(len(part) - sum(map(str.isspace, part)) for part, is_different in parts if not is_different)
-    if 2 * num_shared < MIN_ALIKE * num_chars:
+    if num_shared < MIN_ALIKE * shorter:
         return None
     return [(part, is_different) for part, is_different in parts if part]
 
@@ -73,7 +73,7 @@ def _compare(text: str, other: str) -> tuple[list[Part], str]:
         return [(shown, False)], "They differ only after what is shown."
     parts = mark_differences(shown, other[:MAX_CHARS])
     if parts is None:
-        return [(shown, False)], "Too long to mark the differences." if len(shown) > FOLDED_CHARS else ""
+        return [(shown, False)], "Too long or too different to mark the differences." if len(shown) > FOLDED_CHARS else ""
     return parts, ""
 
 
