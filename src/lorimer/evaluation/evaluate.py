@@ -82,9 +82,7 @@ def _score_choice(metric: str, sample: Sample, logprobs: list[float], lengths: l
     if metric == "exposure":
         bits = exposure(logprobs, place)
         return Score(value=bits, answer=f"rank {len(logprobs) / 2**bits:g} of {len(logprobs)}")
-    values = (
-        logprobs if metric == "choice" else [own / max(1, len(text.encode())) for own, text in zip(logprobs, sample.choices, strict=True)]
-    )
+    values = logprobs if metric == "choice" else [own / max(1, len(text)) for own, text in zip(logprobs, sample.choices, strict=True)]
     best = max(range(len(values)), key=values.__getitem__)
     answer = sample.choices[best]
     return Score(value=float(best == place), answer=answer, explanation="" if best == place else "another one is likelier")
