@@ -1,15 +1,23 @@
 """Reports as garak 0.17 writes them are read whole; a scan goes on where it stopped; what had no time is unscored."""
 
 import json
+import os
 import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fakes import save_tiny_base
 from lorimer.errors import DataError, UsageError
 from lorimer.evaluation.outside.garak import read_garak, run_garak
 from lorimer.evaluation.outside.imported import pair_imports
+from lorimer.inference.engine import Engine
+from lorimer.model.base import load_base
+from lorimer.registry.registry import Registry
+from lorimer.serving.app import create_app
+from lorimer.serving.server import background_server
+from lorimer.serving.worker import EngineWorker
 
 SETUP = {"entry_type": "start_run setup", "_config.version": "0.17.1", "run.seed": 1, "run.generations": 1, "run.eval_threshold": 0.5}
 END = {"entry_type": "completion", "end_time": "2026-11-22T10:00:00", "run": "r"}
@@ -102,7 +110,7 @@ def test_a_hitlog_of_another_run_is_seen(tmp_path: Path) -> None:
 
 
 SCRIPT = """#!/bin/sh
-while [ $# -gt 0 ]; do case "$1" in --report_prefix) prefix="$2";; --probes) probe="$2";; esac; shift; done
+while [ $# -gt 0 ]; do case "$1" in --report_prefix) prefix="$2";; --spec) probe="${{2#probes.}}";; esac; shift; done
 echo "$probe" >> "{asked}"
 if [ "$probe" = slow ]; then head -n 1 "{report}" > "$prefix.report.jsonl"; sleep 60; fi
 cp "{report}" "$prefix.report.jsonl"
@@ -128,3 +136,16 @@ def test_a_scan_goes_on_where_it_stopped_and_each_probe_has_its_time(tmp_path: P
     assert generator["openai"]["OpenAICompatible"]["uri"] == "http://127.0.0.1:9/v1"
     with pytest.raises(UsageError, match="name at least one probe"):
         run_garak("http://127.0.0.1:9", "helpdesk", [], output)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("LORIMER_GARAK"), reason="needs garak: name the Python of its environment in LORIMER_GARAK")
+def test_garak_itself_scans_our_server(tmp_path: Path, registry: Registry) -> None:
+    """Its own test probe, which sends an empty prompt; nothing of the scan is ours but the server."""
+    save_tiny_base(tmp_path / "base")
+    worker = EngineWorker(Engine(load_base(str(tmp_path / "base"))))
+    with background_server(create_app(worker, registry)) as url:
+        (task,) = run_garak(url, "base", ["test.Test"], tmp_path / "scan", max_tokens=8, seconds_a_probe=900)
+    assert task.about["run"] == "whole"
+    assert task.items
+    assert all(value is not None for item in task.items for value in item.scores.values())

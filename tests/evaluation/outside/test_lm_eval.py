@@ -31,7 +31,7 @@ def choice(number: int, *, acc: Any = 1.0, **more: Any) -> dict[str, Any]:
         "arguments": {"gen_args_0": {"arg_0": f"Question: q{number}\nAnswer:", "arg_1": " yes"}},
         "resps": [[["-1.5", "True"]], [["-2.25", "False"]]], "filtered_resps": [["-1.5", "True"], ["-2.25", "False"]],
         "filter": "none", "metrics": ["acc", "acc_norm"],
-        "doc_hash": f"{number:064x}", "prompt_hash": "b" * 64, "target_hash": "c" * 64, "acc": acc, "acc_norm": 0.0,
+        "doc_hash": str(number) * 64, "prompt_hash": "b" * 64, "target_hash": "c" * 64, "acc": acc, "acc_norm": 0.0,
     }  # fmt: skip
     return {**sample, **more}
 
@@ -79,6 +79,12 @@ def test_filters_of_one_answer_are_one_item_with_a_score_each(tmp_path: Path) ->
     assert task.items[0].answer == " so 4.\n#### 4"
 
 
+def test_an_item_that_the_data_hold_twice_is_two(tmp_path: Path) -> None:
+    (task,) = read_lm_eval(write_run(tmp_path, {"arc": [choice(1), choice(1, acc=0.0)]}, effective=2))
+    assert [item.scores["acc"] for item in task.items] == [1.0, 0.0]
+    assert len({item.key for item in task.items}) == 2
+
+
 def test_two_runs_are_paired_by_their_hashes(tmp_path: Path) -> None:
     own = read_lm_eval(write_run(tmp_path / "own", {"arc": [choice(1), choice(2)]}))
     base = read_lm_eval(write_run(tmp_path / "base", {"arc": [choice(2, acc=0.0), choice(1)]}))
@@ -97,7 +103,7 @@ def test_a_score_that_is_no_number_is_unscored(tmp_path: Path, value: Any) -> No
 @pytest.mark.parametrize(
     ("run", "said"),
     [
-        ({"tasks": {"arc": [choice(1), choice(1)]}}, "line 2 asks what a line before asks"),
+        ({"tasks": {"arc": [choice(1), choice(1)]}, "effective": 1}, "holds 2 items, its results tell of 1"),
         ({"tasks": {"arc": [choice(1)]}, "effective": 2}, "holds 1 items, its results tell of 2"),
         ({"tasks": {"arc": [choice(1, metrics=[])]}}, "line 1 names no metrics"),
         ({"tasks": {"arc": [choice(1)]}, "configs": []}, "tells nothing of 'configs'"),

@@ -28,7 +28,7 @@ def python_of(variable: str, package: str) -> str:
         )
     if not os.access(python, os.X_OK):
         raise UsageError(f"{variable} names {python!r}, which cannot be run: name the Python of an environment that has {package}")
-    return python
+    return os.path.abspath(python)  # not resolved: an environment's Python is a link, known by where it lies
 
 
 def run(command: Sequence[str], *, log: Path, environment: Mapping[str, str], seconds: float | None = None) -> bool:
@@ -39,10 +39,17 @@ def run(command: Sequence[str], *, log: Path, environment: Mapping[str, str], se
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     told = {**os.environ, **OFFLINE, **environment}
+    told.pop("PYTHONPATH", None)  # its packages are its own
     told["NO_PROXY"] = ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1,localhost")))
     with log.open("wb") as file:
         process = subprocess.Popen(
-            list(command), stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=told, start_new_session=True
+            list(command),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=told,
+            cwd=log.parent,  # where no file of ours can be taken for one of its modules
+            start_new_session=True,
         )
         try:
             code = process.wait(timeout=seconds)

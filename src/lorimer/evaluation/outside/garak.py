@@ -39,7 +39,7 @@ def run_garak(
 ) -> tuple[ImportedTask, ...]:
     """Put probes to a model of a server (`base_url` without `/v1`), each for so long at most, and read what was found.
 
-    `probes` are garak's names, `module` or `module.Class`. A probe whose report is whole is not asked again.
+    `probes` are garak's names without their first word, `module` or `module.Class`. A probe whose report is whole is not asked again.
 
     Raises:
         UsageError: if LORIMER_GARAK names no Python, or no probe is named.
@@ -48,7 +48,7 @@ def run_garak(
     """
     python = python_of(VARIABLE, PACKAGE)
     if not probes:
-        raise UsageError("name at least one probe of garak: `python -m garak --list_probes` lists them")
+        raise UsageError("name at least one probe of garak: `python -m garak --list_probes` lists them, without their first word")
     output = output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     generator = {
@@ -70,7 +70,7 @@ def run_garak(
             left.unlink(missing_ok=True)
         command = [
             python, "-m", "garak", "--target_type", "openai.OpenAICompatible", "--target_name", model,
-            "--generator_option_file", str(output / "generator.json"), "--probes", probe, "--generations", str(num_answers),
+            "--generator_option_file", str(output / "generator.json"), "--spec", f"probes.{probe}", "--generations", str(num_answers),
             "--seed", str(seed), "--report_prefix", str(output / probe), "--narrow_output", *options,
         ]  # fmt: skip
         told = {"OPENAICOMPATIBLE_API_KEY": key, "XDG_DATA_HOME": str(output / ".data"), "XDG_CACHE_HOME": str(output / ".cache")}

@@ -4,6 +4,7 @@ Its own hashes pair two runs: the item's (`doc_hash`), that of the prompt with s
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ def served_model(
     arguments = {
         "model": model,
         "base_url": f"{base_url.rstrip('/').removesuffix('/v1')}/v1/{place}",
-        "tokenizer": str(tokenizer),
+        "tokenizer": str(tokenizer.resolve()),
         "tokenizer_backend": "huggingface",
         "add_bos_token": str(has_bos),
         "max_length": str(max_len),
@@ -79,7 +80,7 @@ def run_lm_eval(
         LorimerError: if it fails, or is not done after `seconds`.
         DataError: as `read_lm_eval`.
     """
-    python = python_of(VARIABLE, PACKAGE)
+    python, output = python_of(VARIABLE, PACKAGE), output.resolve()
     if list(output.rglob(f"{RESULTS}*.json")):
         raise UsageError(f"{str(output)!r} holds results of lm-eval already: read them, or name another folder")
     if wrong := [f"{name}={value}" for name, value in model.arguments.items() if "," in value]:
@@ -88,7 +89,7 @@ def run_lm_eval(
         python, "-m", "lm_eval", "run", "--model", model.kind,
         "--model_args", ",".join(f"{name}={value}" for name, value in model.arguments.items()),
         "--tasks", ",".join(tasks), "--output_path", str(output), "--log_samples",
-        *(["--include_path", str(definitions)] if definitions else []),
+        *(["--include_path", str(definitions.resolve())] if definitions else []),
         *(["--num_fewshot", str(num_shots)] if num_shots is not None else []),
         *(["--limit", str(limit)] if limit is not None else []),
         *(["--apply_chat_template"] if model.is_chat else []),
@@ -124,13 +125,12 @@ def read_lm_eval(folder: Path) -> tuple[ImportedTask, ...]:
 
 def _read_task(name: str, path: Path, results: Mapping[str, Any], count: Any) -> ImportedTask:
     config = _mapping(_mapping(results, "configs", path.name), name, path.name)
-    by_key: dict[str, ImportedItem] = {}
+    by_key, turns = dict[str, ImportedItem](), Counter[tuple[str, str]]()
     for number, sample in read_objects(path):
         item, own = _read_item(sample, f"{path.name}, line {number}")
-        before = by_key.get(item.key)
-        if before is not None and own in before.scores.keys() & item.scores.keys():
-            raise DataError(f"{path.name}, line {number} asks what a line before asks: two runs were written into one file; run it again")
-        by_key[item.key] = item if before is None else _joined(before, item)
+        turns[item.key, own] += 1
+        key = f"{item.key}:{turns[item.key, own]}"  # data may hold an item twice
+        by_key[key] = _joined(key, item, by_key.get(key))
     wanted = count.get("effective") if isinstance(count, Mapping) else None
     if wanted is not None and wanted != len(by_key):
         raise DataError(
@@ -174,15 +174,15 @@ def _read_item(sample: Mapping[str, Any], where: str) -> tuple[ImportedItem, str
     return item, next(iter(scores))
 
 
-def _joined(first: ImportedItem, second: ImportedItem) -> ImportedItem:
-    """Two filters' views of one answer."""
+def _joined(key: str, item: ImportedItem, before: ImportedItem | None) -> ImportedItem:
+    """An answer, with what another filter said of it."""
     return ImportedItem(
-        key=first.key,
-        prompt=first.prompt,
-        target=first.target,
-        answer=first.answer,
-        scores={**first.scores, **second.scores},
-        explanation="; ".join(filter(None, (first.explanation, second.explanation))),
+        key=key,
+        prompt=item.prompt,
+        target=item.target,
+        answer=item.answer,
+        scores={**(before.scores if before else {}), **item.scores},
+        explanation="; ".join(filter(None, (before.explanation if before else "", item.explanation))),
     )
 
 
