@@ -9,11 +9,13 @@ the log-likelihoods of the two are apart; any other difference is counted as une
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lm_eval_tasks import rows_of, sample_of, write_tasks
@@ -25,6 +27,7 @@ from lorimer.evaluation.outside.imported import ImportedItem, ImportedTask
 from lorimer.evaluation.outside.lm_eval import LmEvalModel, read_lm_eval, run_lm_eval
 from lorimer.evaluation.task import Kind, Sample, Task
 from lorimer.inference.engine import Engine
+from lorimer.inference.scoring import Continuations, score_continuations
 from lorimer.model.base import load_base
 
 METRICS = {
@@ -35,6 +38,8 @@ METRICS = {
 }
 """lm-eval's, and what they are called here."""
 STOP = "Question:"
+ROUNDING = {"torch.float32": 1e-3, "torch.bfloat16": 0.25}
+"""Of one log-probability, in nats, between two ways to compute it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +51,10 @@ class Compared:
     ours: float | None
     theirs: float | None
     apart: float
-    """Largest difference of a choice's log-likelihood, in nats; 1 where two answers are other texts, else 0."""
+    """Largest difference of a choice's log-likelihood, in nats; for answers what rounding may make of one token's."""
     gap: float
-    """By how much the best choice leads the second, in nats (a character, for the metric by length); the smaller of here and there."""
+    """By how much the best choice leads the second, the smaller of here and there; for answers, how far the two tokens are apart at which
+    the texts part, infinite where they do not. By length, both are nats a character."""
 
     @property
     def is_same(self) -> bool:
@@ -114,7 +120,7 @@ def compare(engine: Engine, theirs: ImportedTask, samples: tuple[Sample, ...], n
             raise SystemExit(f"{theirs.name}: row {sample.id} is another one there: {item.prompt[-200:]!r}")
     kind: Kind = "choice" if samples[0].choices else "answer"
     found = dict[str, list[Compared]]()
-    values = dict[int, object]()
+    values = dict[int, Any]()
     for metric in theirs.metrics:
         task = Task(
             name=theirs.name, metric=METRICS[metric], samples=samples, dataset_digest="", kind=kind, template="none",
@@ -122,25 +128,39 @@ def compare(engine: Engine, theirs: ImportedTask, samples: tuple[Sample, ...], n
         )  # fmt: skip
         values = values or {answer.sample_index: answer.value for answer in ask(engine, task, (None,))}
         found[metric] = [
-            compare_item(number, metric, task, sample, values.get(number), item)
+            compare_item(engine, number, metric, task, sample, values.get(number), item)
             for number, (sample, item) in enumerate(zip(samples, items, strict=True))
         ]
     return found
 
 
-def compare_item(number: int, metric: str, task: Task, sample: Sample, value: object, item: ImportedItem) -> Compared:
+def compare_item(engine: Engine, number: int, metric: str, task: Task, sample: Sample, value: Any, item: ImportedItem) -> Compared:
     """One item by one metric."""
-    ours = score_answer(task, sample, value).value
+    ours, theirs = score_answer(task, sample, value).value, item.scores[metric]
     if task.kind == "answer":
-        said, read = (text.partition(STOP)[0].strip() for text in (str(value), item.answer))
-        apart = float(said != read)
-        return Compared(number=number, metric=metric, ours=ours, theirs=item.scores[metric], apart=apart, gap=0.0 if apart else 1.0)
-    here = list(value[0])  # type: ignore[index]
-    there = list(map(float, json.loads(item.answer)))
-    lengths = [len(text) for text in sample.choices] if metric == "acc_norm" else [1] * len(here)
+        gap = gap_where_they_part(engine, sample.prompt[0].content, cut(value), cut(item.answer))
+        return Compared(number=number, metric=metric, ours=ours, theirs=theirs, apart=ROUNDING[str(engine.base.dtype)], gap=gap)
+    lengths = [len(text) for text in sample.choices] if metric == "acc_norm" else [1] * len(sample.choices)
+    here = [logprob / length for logprob, length in zip(value[0], lengths, strict=True)]
+    there = [logprob / length for logprob, length in zip(json.loads(item.answer), lengths, strict=True)]
     apart = max(abs(one - other) for one, other in zip(here, there, strict=True))
-    gap = min(lead([value / length for value, length in zip(own, lengths, strict=True)]) for own in (here, there))
-    return Compared(number=number, metric=metric, ours=ours, theirs=item.scores[metric], apart=apart, gap=gap)
+    return Compared(number=number, metric=metric, ours=ours, theirs=theirs, apart=apart, gap=min(lead(here), lead(there)))
+
+
+def cut(text: str) -> str:
+    """An answer as far as lm-eval lets it go."""
+    return text.partition(STOP)[0].rstrip()
+
+
+def gap_where_they_part(engine: Engine, prompt: str, one: str, other: str) -> float:
+    """How far the log-probabilities of the first tokens are apart in which two answers differ; infinite where they are the same."""
+    ids, others = (engine.base.renderer.tokenise_prompt(prompt + text) for text in (one, other))
+    place = next((place for place, (a, b) in enumerate(zip(ids, others, strict=False)) if a != b), None)
+    if place is None:  # equal, or one goes on where the other ended
+        return math.inf
+    asked = Continuations(prompt_ids=ids[:place], continuations=((ids[place],), (others[place],)))
+    ((_, scores),) = score_continuations(engine, [asked])
+    return abs(scores[0].logprob - scores[1].logprob)
 
 
 def lead(values: Sequence[float]) -> float:
@@ -159,12 +179,11 @@ def rows_for(case: str, metric: str, compared: Sequence[Compared]) -> list[Row]:
         f"{metric}_theirs": sum(one.theirs or 0.0 for one in compared) / count,
     }
     found = [Row(system="lorimer", case=case, metric=name, value=value, unit="share") for name, value in shares.items()]
-    is_choice = metric.startswith("acc")
-    largest = max(one.apart for one in compared) if is_choice else sum(one.apart for one in compared) / count
-    return [
-        *found,
-        Row(system="lorimer", case=case, metric=f"{metric}_apart", value=largest, unit="nats" if is_choice else "share of other texts"),
-    ]
+    if metric.startswith("acc"):
+        unit = "nats a character" if metric == "acc_norm" else "nats"
+        return [*found, Row(system="lorimer", case=case, metric=f"{metric}_apart", value=max(one.apart for one in compared), unit=unit)]
+    same_text = sum(math.isinf(one.gap) for one in compared) / count
+    return [*found, Row(system="lorimer", case=case, metric=f"{metric}_same_text", value=same_text, unit="share")]
 
 
 if __name__ == "__main__":

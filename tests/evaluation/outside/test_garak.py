@@ -141,7 +141,7 @@ def test_a_scan_goes_on_where_it_stopped_and_each_probe_has_its_time(tmp_path: P
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("LORIMER_GARAK"), reason="needs garak: name the Python of its environment in LORIMER_GARAK")
 def test_garak_itself_scans_our_server(tmp_path: Path, registry: Registry) -> None:
-    """Its own test probe, which sends an empty prompt; nothing of the scan is ours but the server."""
+    """Its own test probe, a few harmless prompts; nothing of the scan is ours but the server."""
     save_tiny_base(tmp_path / "base")
     worker = EngineWorker(Engine(load_base(str(tmp_path / "base"))))
     with background_server(create_app(worker, registry)) as url:
