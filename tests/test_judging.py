@@ -93,7 +93,7 @@ def test_adapters_are_asked_in_one_pass_and_each_is_what_it_is_alone(registry: R
     assert [finding.suite.attempt for finding in together] == [1, 2]
     for finding in together:
         assert [check.verdict for check in finding.checks] == ["PASS"] * 3
-        kept = json.loads((report_folder(finding.report.digest) / "suite.json").read_text())
+        kept = json.loads((report_folder(finding.report.digest) / "report.json").read_text())
         assert suite_report_from_json(kept) == finding.report
     shutil.rmtree(home / "answers")
     (alone,) = [one for one in ask_suites([second], base, [str(made / "desk.yaml")], against=first) if isinstance(one, SuiteFinding)]

@@ -169,7 +169,7 @@ def _write_card(finding: SuiteFinding, version: AdapterVersion, *, has_reserve: 
         attempt=Attempt(number=judged.attempt, reserve=reserve),
         training=_training_cost(version),
     )
-    write_json(card_path(report).with_name("suite.json"), report.to_json())
+    write_json(card_path(report).with_name("report.json"), report.to_json())
     write_text(card_path(report), page)
 
 

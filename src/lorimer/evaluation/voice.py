@@ -15,6 +15,7 @@ import unicodedata
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,8 +181,8 @@ def _divergence(one: Matrix, other: Matrix) -> NDArray[np.float64]:
     """Jensen-Shannon divergence of each pair of rows, in bits."""
     middle = (one + other) / 2
     entropy = _entropy(middle) - (_entropy(one) + _entropy(other)) / 2
-    return np.clip(entropy, 0.0, 1.0)
+    return np.asarray(np.clip(entropy, 0.0, 1.0), dtype=np.float64)
 
 
-def _entropy(rows: Matrix) -> NDArray[np.float64]:
-    return -np.sum(rows * np.log2(np.where(rows > 0, rows, 1)), axis=1, dtype=np.float64)
+def _entropy(rows: "NDArray[np.floating[Any]]") -> NDArray[np.float64]:
+    return np.asarray(-np.sum(rows * np.log2(np.where(rows > 0, rows, 1)), axis=1, dtype=np.float64))
