@@ -258,25 +258,6 @@ def read_keys(path: Path, kind: type[M], what: str, advice: str) -> M:
         raise ConfigError(f"{what} {str(path)!r}: {problems}") from exc
 
 
-S = TypeVar("S", bound=Strict)
-
-
-def read_strict(path: Path, kind: type[S], what: str, advice: str) -> S:
-    """Read a YAML file of any other kind; `what` names it in messages, `advice` says how to come by one.
-
-    Raises:
-        ConfigError: if it is missing, not YAML, or has unknown or wrong keys; all of them in one message.
-    """
-    value = _read_yaml(path, what, advice)
-    if not isinstance(value, dict):
-        raise ConfigError(f"{what} {str(path)!r} holds {type(value).__name__}, not keys (known: {', '.join(kind.model_fields)})")
-    try:
-        return kind.model_validate(value)
-    except ValidationError as exc:
-        problems = "; ".join(_describe_all(exc.errors(), kind))
-        raise ConfigError(f"{what} {str(path)!r}: {problems}") from exc
-
-
 def _read_yaml(path: Path, what: str, advice: str) -> Any:
     try:
         text = path.read_text(encoding="utf-8")

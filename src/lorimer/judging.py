@@ -17,6 +17,8 @@ from lorimer.evaluation.asked import AskedSuite, Named, ask_suite, build_suite_r
 from lorimer.evaluation.checks import check_sealed, check_suite
 from lorimer.evaluation.evaluate import Answer, answers_of, ask
 from lorimer.evaluation.gates import Check, GateResult, JudgedSuite, check, with_suites, worst_of
+from lorimer.evaluation.judge_calibration import check_judge
+from lorimer.evaluation.judge_record import open_judge
 from lorimer.evaluation.memorisation import memory_suite
 from lorimer.evaluation.page import report_folder, write_report
 from lorimer.evaluation.report import EvalReport, build_report
@@ -130,6 +132,7 @@ def judge_suites(
     base = Named(name=engine.base.name, digest=engine.base.digest)
     for suite in suites:
         sealed = frozenset(s.id for one in suite.tasks for s in one.task.samples if suite.is_reserved(s))
+        judges = [check_judge(open_judge(one.judge)) for one in suite.tasks if one.judge]
         asked: AskedSuite | None = None
         for made in ask_suite(engine, suite if opens_reserve else suite.open_part(), (None, *compositions.values())):
             if isinstance(made, AskedSuite):
@@ -141,7 +144,7 @@ def judge_suites(
             beside = Named(name=incumbent.id, digest=incumbent.digest) if incumbent and incumbent.digest != version.digest else None
             report = build_suite_report(asked, candidate=Named(name=version.id, digest=version.digest), base=base, incumbent=beside)
             report = replace(report, suite_digest=suite.digest)  # of the whole, whatever part was asked
-            checks = (*check_suite(report), *(check_sealed(report, sealed) if opens_reserve else []))
+            checks = (*judges, *check_suite(report), *(check_sealed(report, sealed) if opens_reserve else []))
             judged = JudgedSuite(
                 id=suite.id,
                 digest=suite.digest,

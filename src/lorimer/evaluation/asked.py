@@ -2,19 +2,19 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from lorimer.evaluation.evaluate import Answer, Models, answers_of, ask, score_answer
+from lorimer.evaluation.judge import judge_answers, judge_pairs
+from lorimer.evaluation.judge_record import open_judge
 from lorimer.evaluation.report import prompt_text
-from lorimer.evaluation.results import ItemScores, SuiteReport, TaskResult
+from lorimer.evaluation.results import SEALED, ItemScores, SuiteReport, TaskResult
 from lorimer.evaluation.score import Score
 from lorimer.evaluation.suite import Suite, SuiteTask
 from lorimer.evaluation.task import Sample, Task
 from lorimer.inference.engine import Engine
-
-SEALED = "(sealed)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +79,10 @@ def _result(suite: Suite, one: SuiteTask, answers: Sequence[Answer], candidate: 
     if incumbent:
         models["incumbent"] = incumbent.digest
     values = {name: answers_of(answers, digest, len(samples)) for name, digest in models.items()}
+    scores = _judge(one, values) if one.judge else _score(one, values)
     items = tuple(
-        _item(suite, one.task, sample, {name: own[index] for name, own in values.items()}) for index, sample in enumerate(samples)
+        _item(sample, {name: own[index] for name, own in scores.items()}, is_sealed=suite.is_reserved(sample))
+        for index, sample in enumerate(samples)
     )
     return TaskResult(
         name=one.task.name,
@@ -93,9 +95,27 @@ def _result(suite: Suite, one: SuiteTask, answers: Sequence[Answer], candidate: 
     )
 
 
-def _item(suite: Suite, task: Task, sample: Sample, values: dict[str, Any]) -> ItemScores:
-    is_sealed = suite.is_reserved(sample)
-    scores = {name: _unquoted(score_answer(task, sample, value), is_sealed) for name, value in values.items()}
+def _score(one: SuiteTask, values: dict[str, list[Any]]) -> dict[str, list[Score]]:
+    samples = one.task.samples
+    return {name: [score_answer(one.task, *both) for both in zip(samples, own, strict=True)] for name, own in values.items()}
+
+
+def _judge(one: SuiteTask, values: dict[str, list[Any]]) -> dict[str, list[Score]]:
+    """What a model says of the answers; of pairs, candidate and base share a point, and no incumbent is judged."""
+    assert one.judge is not None
+    judge = open_judge(one.judge)
+    if one.judge.kind == "score":
+        return {name: list(judge_answers(judge, one.task, own)) for name, own in values.items()}
+    candidate = list(judge_pairs(judge, one.task, values["candidate"], values["base"]))
+    shares = [None if score.value is None else 1 - score.value for score in candidate]
+    base = [
+        replace(score, value=share, answer=answer or "") for score, share, answer in zip(candidate, shares, values["base"], strict=True)
+    ]
+    return {"candidate": candidate, "base": base}
+
+
+def _item(sample: Sample, scores: dict[str, Score], *, is_sealed: bool) -> ItemScores:
+    scores = {name: _unquoted(score, is_sealed) for name, score in scores.items()}
     return ItemScores(
         id=sample.id,
         group=sample.group,

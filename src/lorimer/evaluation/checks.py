@@ -7,13 +7,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lorimer.errors import DataError
 from lorimer.evaluation.gates import MAX_UNSCORED_SHARE, Check, Verdict
 from lorimer.evaluation.means import compare_means
 from lorimer.evaluation.rates import failure_bound, items_for_rate
-from lorimer.evaluation.results import ItemScores, SuiteReport, TaskResult
+from lorimer.evaluation.results import SEALED, ItemScores, SuiteReport, TaskResult
 from lorimer.evaluation.score import Score
 from lorimer.evaluation.separation import separate
 from lorimer.evaluation.statistics import (
+    CONFIDENCE,
     DECISION_CONFIDENCE,
     Interval,
     compare_pairs,
@@ -22,6 +24,7 @@ from lorimer.evaluation.statistics import (
     wilson_interval,
 )
 from lorimer.evaluation.suite import Rule
+from lorimer.evaluation.voice import compare_voice
 
 LESS_IS_BETTER = frozenset({"perplexity", "divergence", "exposure", "membership"})
 MAX_SILENT_SHARE = 0.1
@@ -54,6 +57,8 @@ def check_task(task: TaskResult, *, has_incumbent: bool) -> Check:
     if fault := _find_fault(task, scored):
         return _error(name, len(scored), *fault)
     rule = Rule.model_validate(task.rule)
+    if task.metric == "voice":
+        return _check_voice(name, scored, rule)
     if rule.never is not None:
         return _check_never(name, scored, rule.never)
     if rule.at_least is not None or rule.at_most is not None:
@@ -171,6 +176,36 @@ def _check_never(name: str, scored: Sequence[ItemScores], limit: float) -> Check
         num_items=len(scored),
         reason=f"{found}.",
         remedy=remedy,
+    )
+
+
+def _check_voice(name: str, scored: Sequence[ItemScores], rule: Rule) -> Check:
+    """All answers together beside the approved ones, the items' targets: how much further apart they are than halves of one corpus.
+
+    Where such halves themselves are further apart than the rule allows, there are too few items to tell.
+    """
+    assert rule.at_most is not None
+    shown = [item for item in scored if item.prompt != SEALED]
+    try:
+        found = compare_voice([item.target for item in shown], [item.candidate.answer for item in shown], seed=0)
+    except DataError as exc:
+        return _error(name, len(shown), f"The voice cannot be compared: {exc}.", "Give the task more items.")
+    excess, noise = found.distance - found.null_median, found.null_high - found.null_median
+    verdict: Verdict = "INCONCLUSIVE" if noise > rule.at_most else "PASS" if excess <= rule.at_most else "FAIL"
+    if verdict == "INCONCLUSIVE" and excess - noise > rule.at_most:
+        verdict = "FAIL"
+    words = {"PASS": "no further than the rule allows", "FAIL": "further than the rule allows", "INCONCLUSIVE": "too few items to tell"}
+    remedies = {"PASS": "", "FAIL": "Read answers beside the approved ones in the report.", "INCONCLUSIVE": "Ask more items."}
+    return Check(
+        name=name,
+        verdict=verdict,
+        value=excess,
+        interval=Interval(low=excess - noise, high=excess + noise, confidence=CONFIDENCE),
+        threshold=rule.at_most,
+        num_items=len(shown),
+        reason=f"{excess:.3f} further from the approved voice than its own halves from each other (by chance up to {noise:.3f}, "
+        f"p {found.p:.4f}), {rule.at_most:g} allowed: {words.get(verdict, verdict)}.",
+        remedy=remedies.get(verdict, ""),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from lorimer.evaluation.exposure import exposure
 from lorimer.evaluation.kept import Kept
-from lorimer.evaluation.score import Score
+from lorimer.evaluation.score import Score, scored
 from lorimer.evaluation.scorers import score
 from lorimer.evaluation.task import Sample, Task
 from lorimer.inference.composition import Composition, alone
@@ -68,6 +68,8 @@ def score_answer(task: Task, sample: Sample, value: Any) -> Score:
     """What an answer is worth; see `Answer.value`."""
     if value is None:
         return Score(value=None, answer="", explanation="no answer was given")
+    if task.kind == "answer" and task.metric == "voice":  # which all answers have together: checks.py
+        return scored(bool(value.strip()), value, "says nothing")
     if task.kind == "answer":
         return score(task.metric, value, sample)
     if task.kind == "text":

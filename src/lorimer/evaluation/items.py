@@ -1,5 +1,6 @@
 """The items of a task as a file holds them: JSON lines, read strictly; what cannot be asked is named with its line."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from lorimer.config import Strict
 from lorimer.data.example import Message, Role
 from lorimer.errors import DataError
+from lorimer.evaluation.policy import policy_items
 from lorimer.evaluation.task import ID_LEN, Kind, Sample, Template
 from lorimer.storage import digest_of
 
@@ -45,7 +47,7 @@ def read_items(path: Path, kind: Kind, template: Template) -> tuple[Sample, ...]
         DataError: if there are none, or some cannot be used; every one is named.
     """
     problems, seen, samples = list[str](), dict[str, int](), list[Sample]()
-    for number, line in _lines(path):
+    for number, line in _policy_lines(path) if path.suffix in (".yaml", ".yml") else _lines(path):
         try:
             sample = _sample(_ITEM.validate_json(line))
             problems += [f"line {number}: {problem}" for problem in _find_faults(sample, kind, template)]
@@ -62,6 +64,11 @@ def read_items(path: Path, kind: Kind, template: Template) -> tuple[Sample, ...]
         shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
         raise DataError(f"{path.name}: {shown}")
     return tuple(samples)
+
+
+def _policy_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The prompts of a policy file, as lines."""
+    return ((number, json.dumps(item).encode()) for number, item in enumerate(policy_items(path), start=1))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lorimer.config import Strict, read_strict
+from lorimer.config import Strict, read_keys
 
 Kind = Literal["score", "pair"]
 Scale = Literal["1-5", "yes-no"]
@@ -116,4 +116,4 @@ def read_judge(path: Path) -> JudgeSpec:
     Raises:
         ConfigError: if it is missing, not YAML, or has unknown or wrong keys; all of them in one message.
     """
-    return read_strict(path, JudgeSpec, "judge", "docs/judges.md has one to begin with")
+    return read_keys(path, JudgeSpec, "judge", "docs/judges.md has one to begin with")

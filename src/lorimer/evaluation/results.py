@@ -10,6 +10,8 @@ from lorimer.evaluation.task import Kind
 from lorimer.storage import digest_of
 
 Family = Literal["domain", "general", "safety", "fidelity", "memory"]
+SEALED = "(sealed)"
+"""Stands for the words of items that only a promotion asks."""
 FAMILIES: tuple[Family, ...] = get_args(Family)
 KINDS: tuple[Kind, ...] = get_args(Kind)
 

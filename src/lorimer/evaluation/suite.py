@@ -24,6 +24,7 @@ from lorimer.data.dataset import read_dataset
 from lorimer.data.features import place_of
 from lorimer.errors import ConfigError, DataError, NotFoundError
 from lorimer.evaluation.items import read_items
+from lorimer.evaluation.judge_spec import JudgeSpec, read_judge
 from lorimer.evaluation.results import Family
 from lorimer.evaluation.scorers import SCORERS
 from lorimer.evaluation.task import Kind, Sample, Task, Template, task_from_dataset
@@ -31,7 +32,7 @@ from lorimer.storage import digest_of, write_bytes, write_text
 
 Against = Literal["base", "incumbent"]
 METRICS: dict[Kind, frozenset[str]] = {
-    "answer": frozenset(SCORERS),
+    "answer": frozenset({*SCORERS, "voice", "judge"}),
     "choice": frozenset({"choice", "choice_by_len", "exposure"}),
     "text": frozenset({"perplexity", "divergence", "membership"}),
 }
@@ -80,6 +81,8 @@ class TaskSpec(Strict):
     max_tokens: int | None = Field(None, ge=1, le=8192)
     """Longest answer; by default a little more than the longest target."""
     template: Template = "chat"
+    judge: str | None = None
+    """With the metric `judge`: the file that describes it, beside the suite's own."""
     rule: Rule
 
     @model_validator(mode="after")
@@ -88,6 +91,10 @@ class TaskSpec(Strict):
             raise ValueError(f"task {self.name!r} names either `data` or `dataset`")
         if self.metric not in METRICS[self.kind]:
             raise ValueError(f"metric {self.metric!r} is not one of kind {self.kind!r}: {', '.join(sorted(METRICS[self.kind]))}")
+        if (self.metric == "judge") != (self.judge is not None):
+            raise ValueError(f"task {self.name!r}: the metric `judge` and the key `judge`, a file, go together")
+        if self.metric == "voice" and self.rule.at_most is None:
+            raise ValueError(f"task {self.name!r}: a voice is held to `at_most`, how much further than chance it may be from the targets")
         return self
 
 
@@ -115,6 +122,13 @@ class SuiteTask:
     family: Family
     rule: Rule
     task: Task
+    judge: JudgeSpec | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over what is asked, how it is judged and what it is held to."""
+        judge = self.judge.model_dump(exclude={"concurrency", "timeout_seconds", "key_env"}) if self.judge else None
+        return digest_of([self.family, self.task.name, self.task.digest, self.rule.model_dump(), judge])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,9 +149,7 @@ class Suite:
     @property
     def digest(self) -> str:
         """SHA-256 over everything that decides a verdict."""
-        tasks = [
-            {"family": one.family, "rule": one.rule.model_dump(), "name": one.task.name, "task": one.task.digest} for one in self.tasks
-        ]
+        tasks = [one.digest for one in self.tasks]
         return digest_of({"suite": self.name, "version": self.version, "reserve": self.reserve, "tasks": tasks})
 
     def is_reserved(self, sample: Sample) -> bool:
@@ -195,12 +207,22 @@ def read_suite(path: Path) -> Suite:
     problems, tasks = list[str](), list[SuiteTask]()
     for own in spec.tasks:
         try:
-            tasks.append(SuiteTask(family=own.family, rule=own.rule, task=_read_task(own, path.parent)))
+            judge = _read_judge(own, path.parent)
+            tasks.append(SuiteTask(family=own.family, rule=own.rule, task=_read_task(own, path.parent), judge=judge))
         except (ConfigError, DataError, NotFoundError) as exc:
             problems.append(f"task {own.name!r}: {exc}")
     if problems:
         raise DataError(f"suite {str(path)!r} cannot be asked: {'; '.join(problems)}")
     return Suite(name=spec.suite, version=spec.version, about=spec.about, reserve=spec.reserve, tasks=tuple(tasks))
+
+
+def _read_judge(spec: TaskSpec, folder: Path) -> JudgeSpec | None:
+    if spec.judge is None:
+        return None
+    judge = read_judge(_path_of(folder, spec.judge))
+    if judge.kind == "pair" and "base" not in (spec.rule.better_than, spec.rule.not_worse_than):
+        raise ConfigError("a judge of pairs says which of two is better: give it the rule better_than or not_worse_than `base`")
+    return judge
 
 
 def _read_task(spec: TaskSpec, folder: Path) -> Task:
@@ -248,8 +270,8 @@ def add_suite(path: Path) -> Suite:
         return suite
     spec = read_keys(path, SuiteSpec, "suite", "")
     for own in spec.tasks:
-        if own.data is not None:
-            write_bytes(folder / own.data, _path_of(path.parent, own.data).read_bytes())
+        for name in filter(None, (own.data, own.judge)):
+            write_bytes(folder / name, _path_of(path.parent, name).read_bytes())
     write_text(folder / "suite.yaml", path.read_text(encoding="utf-8"))
     return suite
 
