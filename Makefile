@@ -21,7 +21,7 @@ quickstart: $(INSTALLED) ## the whole story on real data, ends with a served ada
 	$(BIN)/lorimer quickstart
 
 test: $(INSTALLED) ## the tests (no network, no downloads)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(INSTALLED) ## lint, format, types, import contract
 	$(BIN)/ruff check src tests bench
