@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -204,7 +205,7 @@ def test_lm_eval_finds_the_same_through_our_server_as_through_transformers(tmp_p
     (tmp_path / "tasks").mkdir()
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     (tmp_path / "tasks" / "own.yaml").write_text(TASK.format(data=tmp_path / "rows.jsonl"))
-    worker = EngineWorker(Engine(load_base(str(folder))))
+    worker = EngineWorker(Engine(load_base(str(folder), dtype=torch.float32)))
     with background_server(create_app(worker, registry)) as url:
         model = served_model(url, "base", folder, max_len=512)
         (served,) = run_lm_eval(model, ["own_colours"], tmp_path / "served", definitions=tmp_path / "tasks", seconds=1000)
