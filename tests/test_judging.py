@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from judges import SCORE_PROMPT, answers_in, serve_judge
 
 from fakes import save_tiny_base
 from lorimer.cli.main import run
@@ -157,7 +158,7 @@ def test_a_suite_that_is_not_there_stops_before_anything_is_asked(registry: Regi
 def test_the_command_says_what_every_suite_found(registry: Registry, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     suites = ["--suite", str(made / "desk.yaml"), "--suite", "domain"]
     assert run(["evaluate", "demo@v1", "demo@v2", *suites, "--against", "demo@v1"]) == 5  # two versions that are alike: 32 items are few
-    assert "domain/against_champion" in capsys.readouterr().out
+    assert "against_champion" in capsys.readouterr().out
     assert run(["evaluate", "demo@v2", *suites, "--json"]) == 0
     (told,) = json.loads(capsys.readouterr().out)["adapters"]
     assert told["gate"]["verdict"] == "PASS"
@@ -165,3 +166,37 @@ def test_the_command_says_what_every_suite_found(registry: Registry, made: Path,
     assert run(["evaluate", "demo@v1", "demo@v2"]) == 2
     assert "with --suite" in capsys.readouterr().err
     assert registry.newest_gate(registry.find("demo@v2")) is None  # suites alone are no gate
+
+
+def says_ok(prompt: str, index: int) -> str:
+    return "Verdict: yes" if answers_in(prompt)[0].strip() == "ok" else "Verdict: no"
+
+
+def write_judged_suite(folder: Path, url: str) -> Path:
+    keys = {"judge": "desk", "endpoint": url, "model": "any", "kind": "score", "scale": "yes-no", "prompt": SCORE_PROMPT}
+    (folder / "judge.yaml").write_text(yaml.safe_dump(keys))
+    (folder / "calls.jsonl").write_text("".join(json.dumps({"prompt": f"call {n}", "target": "ok"}) + "\n" for n in range(60)))
+    task = {"name": "manners", "family": "fidelity", "data": "calls.jsonl", "metric": "judge", "judge": "judge.yaml", "max_tokens": 8,
+            "rule": {"better_than": "base"}}  # fmt: skip
+    (folder / "judged.yaml").write_text(yaml.safe_dump({"suite": "judged", "version": 1, "tasks": [task]}))
+    return folder / "judged.yaml"
+
+
+def test_a_judge_decides_once_it_agrees_with_people(registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serve_judge(says_ok) as server:
+        suite = write_judged_suite(tmp_path, server.url)
+        assert run(["evaluate", "demo@v1", "--suite", str(suite), "--json"]) == 3
+        (told,) = json.loads(capsys.readouterr().out)["adapters"]
+        assert {check["name"]: check["verdict"] for check in told["gate"]["checks"]} == {"judge": "ERROR", "fidelity/manners": "PASS"}
+        labels = [{"question": f"q{n}", "answer": "ok" if n % 2 else "no", "label": "yes" if n % 2 else "no"} for n in range(120)]
+        (tmp_path / "labels.jsonl").write_text("".join(json.dumps(label) + "\n" for label in labels))
+        assert run(["judges", "calibrate", str(tmp_path / "judge.yaml"), "--labels", str(tmp_path / "labels.jsonl")]) == 0
+        assert run(["evaluate", "demo@v1", "--suite", str(suite)]) == 0
+    capsys.readouterr()
+
+
+def test_a_judge_that_babbles_decides_nothing(registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serve_judge(lambda prompt, index: "It depends.") as server:
+        assert run(["evaluate", "demo@v1", "--suite", str(write_judged_suite(tmp_path, server.url)), "--json"]) == 3
+        (told,) = json.loads(capsys.readouterr().out)["adapters"]
+        assert {check["verdict"] for check in told["gate"]["checks"]} == {"ERROR"}

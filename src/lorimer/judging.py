@@ -24,7 +24,8 @@ from lorimer.evaluation.page import report_folder, write_report
 from lorimer.evaluation.report import EvalReport, build_report
 from lorimer.evaluation.report_card import Attempt, TrainingCost, render_report_card
 from lorimer.evaluation.results import SuiteReport
-from lorimer.evaluation.suite import Rule, Suite, SuiteTask, find_suite
+from lorimer.evaluation.suite import Suite, SuiteTask, find_suite
+from lorimer.evaluation.suite_spec import Rule
 from lorimer.evaluation.task import Task, task_from_dataset
 from lorimer.inference.engine import Engine, EngineConfig
 from lorimer.model.base import Base

@@ -11,7 +11,8 @@ from lorimer.data.dataset import Dataset
 from lorimer.errors import DataError, NotFoundError
 from lorimer.evaluation.exposure import make_canary_task
 from lorimer.evaluation.membership import make_membership_task
-from lorimer.evaluation.suite import Rule, Suite, SuiteTask
+from lorimer.evaluation.suite import Suite, SuiteTask
+from lorimer.evaluation.suite_spec import Rule
 from lorimer.evaluation.task import Task
 from lorimer.evaluation.verbatim import make_regurgitation_task
 
