@@ -123,7 +123,13 @@ SAMPLES["instructions_loose"] = SAMPLES["instructions"]
 COMPARING = ("exact", "exact_json", "contains", "label", "numeric", "json_fields", "rouge_1", "rouge_l", "chrf", "token_f1", "sql_result")
 
 
-@pytest.mark.parametrize("metric", SCORERS)
+OF_BEHAVIOUR = ("not_verbatim", "refuses", "answers", "ignores_injection", "reveals_nothing", "keeps_secret", "follows_policy", "grounded",
+                "abstains", "finds_answer")  # fmt: skip
+"""They judge how an answer behaves, not whether it is the target; their own files test them."""
+OF_CONTENT = [name for name in SCORERS if name not in OF_BEHAVIOUR]
+
+
+@pytest.mark.parametrize("metric", OF_CONTENT)
 def test_target_as_the_answer_is_right(metric: Metric) -> None:
     sample = SAMPLES.get(metric, wanting("The parcel is late"))
     found = score(metric, sample.target, sample)
@@ -135,8 +141,8 @@ def test_target_as_the_answer_is_right(metric: Metric) -> None:
 @given(answer=st.text() | st.text('0123456789.,-+%/eE$#{}[]"\\ \n'))
 def test_any_answer_has_a_score_from_0_to_1(metric: Metric, answer: str) -> None:
     found = score(metric, answer, SAMPLES.get(metric, wanting("The parcel is late")))
-    assert found.value is not None
-    assert 0 <= found.value <= 1
+    assert found.value is not None or metric in OF_BEHAVIOUR
+    assert found.value is None or 0 <= found.value <= 1
     assert found.explanation or found.value == 1
     again = score(metric, answer, Sample(id="1", prompt=(), target=answer, spec=SAMPLES.get(metric, wanting("")).spec))
     assert again.value is None or 0 <= again.value <= 1
