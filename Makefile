@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test check install lock format size clean test-quality test-clients fuzz soak bench-train bench-claims bench-xsid bench-plan bench-serve bench-data bench-shards bench-gate bench-lm-eval help
+.PHONY: quickstart test check install lock format size clean test-quality test-clients fuzz soak bench-train bench-claims bench-xsid bench-plan bench-serve bench-data bench-evaluate bench-shards bench-gate bench-lm-eval help
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -55,6 +55,9 @@ bench-xsid: $(INSTALLED) ## intents in five languages; ten minutes
 
 bench-plan: $(INSTALLED) ## plans beside what their runs then needed; ten minutes
 	$(BIN)/python bench/plan.py
+
+bench-evaluate: $(INSTALLED) ## eight adapters evaluated beside one; a quarter of an hour
+	$(BIN)/python bench/evaluate.py
 
 bench-data: $(INSTALLED) ## the data room beside known truth, and a million rows; a quarter of an hour
 	$(BIN)/python bench/data.py

@@ -109,17 +109,16 @@ Missing = Mapping[str | None, list[int]]
 
 
 def _generate(engine: Engine, task: Task, models: Named, missing: Missing) -> Iterator[Answer]:
-    params, asked = SamplingParams(max_tokens=answer_len(engine, task)), dict[int, tuple[int, str | None]]()
+    """One model after the other: their batches are wide anyway, and rows of one adapter cost less than rows of many (`make bench-evaluate`)."""
+    params = SamplingParams(max_tokens=answer_len(engine, task))
     prompts = {index: prompt_ids_of(engine, task, task.samples[index]) for model in models for index in missing[model]}
-    sequences = []
-    for index, prompt_ids in prompts.items():
-        for model, composition in models.items():
-            if index in missing[model]:
-                sequences.append(Decoded(prompt_ids=prompt_ids, params=params, composition=composition))
-                asked[sequences[-1].id] = index, model
-    for sequence in generate(engine, sequences):
-        index, model = asked[sequence.id]
-        yield Answer(index, model, engine.base.renderer.decode(sequence.output_ids), len(sequence.output_ids))
+    for model, composition in models.items():
+        asked = {}
+        for index in missing[model]:
+            sequence = Decoded(prompt_ids=prompts[index], params=params, composition=composition)
+            asked[sequence] = index
+        for sequence in generate(engine, asked):
+            yield Answer(asked[sequence], model, engine.base.renderer.decode(sequence.output_ids), len(sequence.output_ids))
 
 
 def _score_choices(engine: Engine, task: Task, models: Named, missing: Missing) -> Iterator[Answer]:
