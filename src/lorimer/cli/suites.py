@@ -7,6 +7,7 @@ import typer
 from rich.markup import escape
 
 from lorimer.cli.console import console, print_json, print_table
+from lorimer.errors import UsageError
 
 app = typer.Typer(help="What adapters are held to: suites of tasks with rules.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -76,3 +77,28 @@ def power(
 
 def _share(value: float | None) -> str:
     return "depends on the scores" if value is None else f"{value:.0%}"
+
+
+@app.command(
+    help="What another harness found of two models, paired item by item. Example: lorimer suites compare lm-eval runs/helpdesk runs/base"
+)
+def compare(
+    harness: Annotated[str, typer.Argument(help="`lm-eval` or `garak`, with folders of results; `inspect`, with log files.")],
+    candidate: Annotated[Path, typer.Argument(help="What it found of the adapter.")],
+    baseline: Annotated[Path, typer.Argument(help="What it found of the base, or of the adapter in use.")],
+    margin: Annotated[float, typer.Option(min=0.0001, max=1, help="How much worse it may be.")] = 0.02,
+    json: Json = False,
+) -> None:
+    """Hold every task to `not_worse_than`; ends with 0, 3 or 5 as `lorimer evaluate` does."""
+    from lorimer.cli.show import show_suite_report
+    from lorimer.evaluation.gates import require_pass
+    from lorimer.evaluation.outside.compare import HARNESSES, compare_runs
+
+    if harness not in HARNESSES:
+        raise UsageError(f"{harness!r} is no harness that is read here: {', '.join(HARNESSES)}")
+    report, gate = compare_runs(harness, candidate, baseline, margin=margin)
+    if json:
+        print_json({"gate": gate.to_json()})
+    else:
+        show_suite_report(report, gate)
+    require_pass(gate)

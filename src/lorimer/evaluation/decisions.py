@@ -45,7 +45,8 @@ def estimate_difference(task: TaskResult, items: Sequence[ItemScores], *, by_inc
     if not any(groups) and all(value in (0.0, 1.0) for pair in pairs for value in pair):
         compared = compare_pairs((own == 1.0, other == 1.0) for own, other in pairs)
         return Estimate(value=compared.difference, bounds=compared.bounds, discordance=square)
-    mean = compare_means(differences, groups, limits=(-1.0, 1.0) if is_share(task) else None)
+    is_bounded = is_share(task) and all(0 <= value <= 1 for pair in pairs for value in pair)  # other harnesses count in other units, too
+    mean = compare_means(differences, groups, limits=(-1.0, 1.0) if is_bounded else None)
     return Estimate(value=mean.difference, bounds=mean.bounds, discordance=square)
 
 

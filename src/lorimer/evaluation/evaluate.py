@@ -109,7 +109,7 @@ Missing = Mapping[str | None, list[int]]
 
 
 def _generate(engine: Engine, task: Task, models: Named, missing: Missing) -> Iterator[Answer]:
-    """One model after the other: their batches are wide anyway, and rows of one adapter cost less than rows of many (`make bench-evaluate`)."""
+    """One model after the other: batches are wide anyway, and rows of one adapter cost less than rows of many (`make bench-evaluate`)."""
     params = SamplingParams(max_tokens=answer_len(engine, task))
     prompts = {index: prompt_ids_of(engine, task, task.samples[index]) for model in models for index in missing[model]}
     for model, composition in models.items():

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes import save_tiny_base
+from lorimer.cli.main import run
 from lorimer.errors import DataError, UsageError
 from lorimer.evaluation.outside.imported import pair_imports
 from lorimer.evaluation.outside.lm_eval import LmEvalModel, read_lm_eval, run_lm_eval, served_model
@@ -216,3 +217,19 @@ def test_lm_eval_finds_the_same_through_our_server_as_through_transformers(tmp_p
     assert [item.candidate.value for item in acc.items] == [item.base.value for item in acc.items]
     for one, other in zip(served.items, plain.items, strict=True):
         assert json.loads(one.answer) == pytest.approx(json.loads(other.answer), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("own", "num_items", "code"), [(1.0, 300, 0), (0.0, 300, 3), (1.0, 20, 5)], ids=["as good", "worse", "too few to tell"]
+)
+def test_two_runs_are_held_to_a_rule(own: float, num_items: int, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run_of(name: str, value: float) -> str:
+        return str(write_run(tmp_path / name, {"arc": [choice(n, acc=value, doc_hash=f"{n:064d}") for n in range(num_items)]}))
+
+    candidate, base = run_of("candidate", own), run_of("base", 1.0)
+    assert run(["suites", "compare", "lm-eval", candidate, base, "--json"]) == code
+    checks = json.loads(capsys.readouterr().out)["gate"]["checks"]
+    assert [check["name"] for check in checks] == ["general/arc:acc", "general/arc:acc_norm"]
+    assert run(["suites", "compare", "lm-eval", candidate, str(tmp_path / "nowhere")]) == 1
+    assert run(["suites", "compare", "helm", candidate, base]) == 2
+    capsys.readouterr()
