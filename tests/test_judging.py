@@ -155,10 +155,18 @@ def test_a_suite_that_is_not_there_stops_before_anything_is_asked(registry: Regi
     assert registry.newest_gate(version) is None
 
 
-def test_the_command_says_what_every_suite_found(registry: Registry, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_what_every_suite_found(
+    registry: Registry, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     suites = ["--suite", str(made / "desk.yaml"), "--suite", "domain"]
     assert run(["evaluate", "demo@v1", "demo@v2", *suites, "--against", "demo@v1"]) == 5  # two versions that are alike: 32 items are few
     assert "against_champion" in capsys.readouterr().out
+    command = ["evaluate", "demo@v2", "--suite", str(made / "desk.yaml"), "--time", "--junit", str(tmp_path / "ci"), "--json"]
+    assert run(command) == 0
+    (told,) = json.loads(capsys.readouterr().out)["adapters"]
+    card = Path(told["reports"]["desk@v1"]).read_text()
+    assert card.count("<td>10</td>") == 2  # answers timed, of candidate and base
+    assert 'failures="0"' in (tmp_path / "ci" / "demo-v2-desk-v1.xml").read_text()
     assert run(["evaluate", "demo@v2", *suites, "--json"]) == 0
     (told,) = json.loads(capsys.readouterr().out)["adapters"]
     assert told["gate"]["verdict"] == "PASS"

@@ -4,7 +4,7 @@ A gate covers all that its recipe wants or it is none: what is asked beside it (
 """
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -19,14 +19,16 @@ from lorimer.evaluation.evaluate import Answer, answers_of, ask
 from lorimer.evaluation.gates import Check, GateResult, JudgedSuite, check, with_suites, worst_of
 from lorimer.evaluation.judge_calibration import check_judge
 from lorimer.evaluation.judge_record import open_judge
+from lorimer.evaluation.latency import time_answers
 from lorimer.evaluation.memorisation import memory_suite
 from lorimer.evaluation.page import report_folder, write_report
 from lorimer.evaluation.report import EvalReport, build_report
-from lorimer.evaluation.report_card import Attempt, TrainingCost, render_report_card
+from lorimer.evaluation.report_card import Attempt, Role, ServingCost, TrainingCost, render_report_card
 from lorimer.evaluation.results import SuiteReport
 from lorimer.evaluation.suite import Suite, SuiteTask, find_suite
 from lorimer.evaluation.suite_spec import Rule
 from lorimer.evaluation.task import Task, task_from_dataset
+from lorimer.inference.composition import BASE, Composition
 from lorimer.inference.engine import Engine, EngineConfig
 from lorimer.model.base import Base
 from lorimer.registry.attempts import count_attempt
@@ -100,11 +102,17 @@ def judge_version(version: AdapterVersion, base: Base, *, dataset: Dataset | Non
 
 
 def ask_suites(
-    versions: Sequence[AdapterVersion], base: Base, names: Sequence[str], *, against: AdapterVersion | None
+    versions: Sequence[AdapterVersion],
+    base: Base,
+    names: Sequence[str],
+    *,
+    against: AdapterVersion | None,
+    times_answers: bool = False,
 ) -> Iterator[Judging]:
     """Put suites to several adapters and their base in one pass, without the sealed items; yields what each found of each.
 
-    It is no gate: nothing is recorded but that the suites' items were looked at.
+    With `times_answers`, a few answers are timed one by one, for the report cards. It is no gate: nothing is recorded but that the suites'
+    items were looked at.
 
     Raises:
         NotFoundError, ConfigError, DataError: if a suite is not there or cannot be used.
@@ -116,7 +124,7 @@ def ask_suites(
         registry.verify_files(version)
     suites = [_named_suite(name, versions, registry, has_champion=against is not None) for name in names]
     engine = load_engine(base, registry, [*versions, *([against] if against else [])])
-    yield from judge_suites(engine, registry, suites, versions, incumbent=against, opens_reserve=False)
+    yield from judge_suites(engine, registry, suites, versions, incumbent=against, opens_reserve=False, times_answers=times_answers)
 
 
 def judge_suites(
@@ -127,6 +135,7 @@ def judge_suites(
     *,
     incumbent: AdapterVersion | None,
     opens_reserve: bool,
+    times_answers: bool = False,
 ) -> Iterator[Task | Answer | SuiteFinding]:
     """Ask each suite of base, incumbent and all versions together; yields a finding for each suite and version."""
     compositions = {version.digest: composition_of(version) for version in (*versions, *([incumbent] if incumbent else []))}
@@ -141,6 +150,7 @@ def judge_suites(
             else:
                 yield made
         assert asked is not None
+        timed = next((one.task for one in suite.tasks if one.task.kind == "answer"), None) if times_answers else None
         for version in versions:
             beside = Named(name=incumbent.id, digest=incumbent.digest) if incumbent and incumbent.digest != version.digest else None
             report = build_suite_report(asked, candidate=Named(name=version.id, digest=version.digest), base=base, incumbent=beside)
@@ -154,7 +164,11 @@ def judge_suites(
                 opens_reserve=opens_reserve or not sealed,
             )
             finding = SuiteFinding(version.id, judged, report, checks)
-            _write_card(finding, version, has_reserve=bool(sealed))
+            roles: dict[Role, Composition] = {"base": BASE, "candidate": compositions[version.digest]}
+            if beside:
+                roles["incumbent"] = compositions[beside.digest]
+            serving = {role: time_answers(engine, timed, own) for role, own in roles.items()} if timed else {}
+            _write_card(finding, version, serving, has_reserve=bool(sealed))
             yield finding
 
 
@@ -163,15 +177,18 @@ def card_path(report: SuiteReport) -> Path:
     return report_folder(report.digest) / "card.html"
 
 
-def _write_card(finding: SuiteFinding, version: AdapterVersion, *, has_reserve: bool) -> None:
+def _write_card(finding: SuiteFinding, version: AdapterVersion, serving: Mapping[Role, ServingCost], *, has_reserve: bool) -> None:
     """Keep a report and the page a person reads."""
+    training = _training_cost(version)
+    price = training.price_per_hour if training else None
     report, judged = finding.report, finding.suite
     reserve: Literal["sealed", "opened", "none"] = "none" if not has_reserve else "opened" if judged.opens_reserve else "sealed"
     page = render_report_card(
         report,
         gate_of_findings([finding]),
         attempt=Attempt(number=judged.attempt, reserve=reserve),
-        training=_training_cost(version),
+        training=training,
+        serving={role: replace(cost, price_per_hour=price) for role, cost in serving.items()},
     )
     write_json(card_path(report).with_name("report.json"), report.to_json())
     write_text(card_path(report), page)
@@ -207,7 +224,8 @@ def needs_judging(registry: Registry, version: AdapterVersion) -> bool:
     gate, champion = registry.newest_gate(version), _champion_beside(version)
     if gate is None or not gate.is_final:
         return True
-    return bool(gate.suites) and gate.incumbent_digest != (champion.digest if champion else None)
+    wants = recipe_of_version(version, registry).gate
+    return bool(wants.suites or wants.champion) and gate.incumbent_digest != (champion.digest if champion else None)
 
 
 def suites_of(recipe: Recipe, dataset: Dataset, *, has_champion: bool) -> list[Suite]:

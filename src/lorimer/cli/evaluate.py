@@ -23,6 +23,7 @@ def evaluate(
     junit: Annotated[
         Path | None, typer.Option(help="With a suite: a folder for what a CI reads, `ADAPTER-SUITE.xml` as JUnit has it.")
     ] = None,
+    times: Annotated[bool, typer.Option("--time", help="With a suite: time a few answers one by one, for the report card.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Ask adapter and base the test items, check the gate of the adapter's recipe, and record the verdict.
@@ -46,7 +47,7 @@ def evaluate(
     versions = [find_version(name) for name in adapters]
     if len({version.base_digest for version in versions}) > 1:
         raise UsageError("these adapters are on different bases: ask those of one base together")
-    results = _ask_suites(versions, suite, against, junit, as_json) if suite else [_ask_gate(versions[0], as_json)]
+    results = _ask_suites(versions, suite, against, junit, times=times, as_json=as_json) if suite else [_ask_gate(versions[0], as_json)]
     for result in results:
         require_pass(result)
 
@@ -56,7 +57,7 @@ def _ask_gate(version: "AdapterVersion", as_json: bool) -> "GateResult":
     from lorimer.evaluation.gates import GateResult
     from lorimer.evaluation.page import report_folder
     from lorimer.evaluation.report import EvalReport
-    from lorimer.judging import judge_version
+    from lorimer.judging import SuiteFinding, judge_version
     from lorimer.model.base import load_base
 
     with working(f"Loading base {version.base_name}"):
@@ -67,14 +68,17 @@ def _ask_gate(version: "AdapterVersion", as_json: bool) -> "GateResult":
     if as_json:
         folder = report_folder(report.digest)
         scores = {"base": report.to_json()["base_score"], "adapter": report.to_json()["adapter_score"]}
-        print_json({"adapter": version.id, **scores, "gate": result.to_json(), "report": str(folder / "report.html")})
+        print_json({"version": version.id, **scores, "gate": result.to_json(), "report": str(folder / "report.html")})
     else:
         show_report(report, result)
+        for finding in made:
+            if isinstance(finding, SuiteFinding):
+                _show(finding)
     return result
 
 
 def _ask_suites(
-    versions: "list[AdapterVersion]", names: list[str], against: str | None, junit: Path | None, as_json: bool
+    versions: "list[AdapterVersion]", names: list[str], against: str | None, junit: Path | None, *, times: bool, as_json: bool
 ) -> "list[GateResult]":
     from lorimer.cli.show import show_progress
     from lorimer.judging import SuiteFinding, ask_suites, gate_of_findings
@@ -85,7 +89,7 @@ def _ask_suites(
     with working(f"Loading base {versions[0].base_name}"):
         base = load_base(versions[0].base_name)
     num_models = 1 + len({version.digest for version in (*versions, *([incumbent] if incumbent else []))})
-    asked = show_progress(ask_suites(versions, base, names, against=incumbent), quiet=True, num_models=num_models)
+    asked = show_progress(ask_suites(versions, base, names, against=incumbent, times_answers=times), quiet=True, num_models=num_models)
     by_version: dict[str, list[SuiteFinding]] = {version.id: [] for version in versions}
     for made in asked:
         if isinstance(made, SuiteFinding):
@@ -107,7 +111,7 @@ def _show(finding: "SuiteFinding") -> None:
     from lorimer.judging import card_path, gate_of_findings
 
     show_suite_report(finding.report, gate_of_findings([finding]))
-    sealed = "sealed items asked too" if finding.suite.opens_reserve else "its sealed items not asked"
+    sealed = "it has no sealed items" if finding.suite.opens_reserve else "its sealed items not asked"
     console.print(f"Attempt {finding.suite.attempt} on {finding.suite.id}, {sealed}.", highlight=False)
     console.print(f"Report card: {card_path(finding.report)}", highlight=False)
 

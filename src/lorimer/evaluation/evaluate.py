@@ -1,6 +1,6 @@
 """Put tasks to the base and to adapters, through the engine that serves: all of them in one pass over one base.
 
-Answers are greedy, rows of all adapters in one batch. Choices and texts are scored without generating. What was asked before is kept
+Answers are greedy, in wide batches. Choices and texts are scored without generating. What was asked before is kept
 (kept.py): a base's answers serve every adapter that is compared with it, and who was interrupted goes on where it stopped.
 """
 

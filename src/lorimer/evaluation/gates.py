@@ -80,7 +80,8 @@ class GateResult:
     def sentence(self) -> str:
         """The checks that decided, in words."""
         deciding = [check for check in self.checks if check.verdict == self.verdict]
-        return " ".join(f"{check.reason} {check.remedy}".strip() for check in deciding)
+        named = ((f"{check.name}: " if "/" in check.name else "", check) for check in deciding)  # tasks of suites have names like paths
+        return " ".join(f"{name}{check.reason} {check.remedy}".strip() for name, check in named)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON value that is kept."""

@@ -74,7 +74,7 @@ class Suite:
     def open_part(self) -> "Suite":
         """What anybody may look at: without the sealed items."""
         parts = [(one, tuple(s for s in one.task.samples if not self.is_reserved(s))) for one in self.tasks]
-        return replace(self, tasks=tuple(replace(one, task=replace(one.task, samples=samples)) for one, samples in parts if samples))
+        return replace(self, tasks=tuple(replace(one, task=replace(one.task, samples=samples)) for one, samples in parts))
 
 
 def shipped_suites() -> tuple[str, ...]:
