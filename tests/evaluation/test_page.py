@@ -130,3 +130,20 @@ def test_write_report_keeps_record_page_and_gate(home: Path) -> None:
     assert page == home / "reports" / evidence.digest[:16] / "report.html"
     assert report_from_json(json.loads((page.parent / "report.json").read_text())) == evidence
     assert json.loads((page.parent / "gate.json").read_text())["verdict"] == gate.verdict
+
+
+def test_labels_have_a_table_of_what_was_taken_for_what() -> None:
+    wanted, said = ["lost", "late", "lost", "fee"], ["lost", "lost", "cash", "fee"]
+    samples = tuple(Sample(id=str(n), prompt=(Message(role="user", content=f"q{n}"),), target=own) for n, own in enumerate(wanted))
+    task = Task(name="cards", metric="label", samples=samples, dataset_digest="d" * 64)
+    own = build_report(
+        task, base_answers=["x"] * 4, adapter_answers=said, base_name="b", base_digest="b" * 64, adapter_name="a", adapter_digest="a" * 64,
+        seconds=1.0,
+    )  # fmt: skip
+    page = " ".join(render_report(own, None).split())
+    assert "<h2>By class</h2>" in page
+    assert "<tr><th>late</th><td>1</td> <td>0.0%" in page
+    assert "lost 1 </td></tr>" in page  # late was taken for lost
+    assert "other 1 </td></tr>" in page
+    assert "1 name no known class" in page
+    assert "By class" not in render_report(report([RIGHT], [WRONG]), None)

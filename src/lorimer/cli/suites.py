@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from lorimer.cli.console import console, print_json, print_table
+from lorimer.cli.console import console, print_json, print_table, working
 from lorimer.errors import UsageError
 
 app = typer.Typer(help="What adapters are held to: suites of tasks with rules.", no_args_is_help=True)
@@ -102,3 +102,37 @@ def compare(
     else:
         show_suite_report(report, gate)
     require_pass(gate)
+
+
+@app.command(
+    help="Let lm-eval or garak ask a server of ours, in an environment of their own (LORIMER_LM_EVAL, LORIMER_GARAK name its Python). "
+    "Example: lorimer suites run lm-eval helpdesk --tasks arc_easy,boolq --base gemma3-270m --output runs/helpdesk"
+)
+def run(
+    harness: Annotated[str, typer.Argument(help="`lm-eval` or `garak`.")],
+    model: Annotated[str, typer.Argument(help="What the server calls it: an adapter, or the base.")],
+    tasks: Annotated[str, typer.Option(help="Tasks of lm-eval or probes of garak, with commas between.")],
+    output: Annotated[Path, typer.Option(help="A folder for the results; `lorimer suites compare` reads it.")],
+    url: Annotated[str, typer.Option(help="The server.")] = "http://127.0.0.1:8000",
+    base: Annotated[str, typer.Option(help="With lm-eval: the base, whose tokenizer it needs.")] = "gemma3-270m",
+    limit: Annotated[int | None, typer.Option(min=1, help="With lm-eval: the first so many items of each task.")] = None,
+    key_env: Annotated[str | None, typer.Option(help="The environment variable that holds the server's key.")] = None,
+) -> None:
+    """Run tasks to their end and print what each found."""
+    import os
+
+    from lorimer.evaluation.outside.garak import run_garak
+    from lorimer.evaluation.outside.lm_eval import run_lm_eval, served_model
+    from lorimer.model.base import find_base
+
+    if key_env is not None and not os.environ.get(key_env):
+        raise UsageError(f"the variable {key_env!r} is not set: put the server's key into it")
+    key, names = os.environ[key_env] if key_env else "none", [name.strip() for name in tasks.split(",") if name.strip()]
+    with working(f"{harness} asks {model}"):
+        if harness == "lm-eval":
+            found = run_lm_eval(served_model(url, model, find_base(base)), names, output, limit=limit, key=key)
+        elif harness == "garak":
+            found = run_garak(url, model, names, output, key=key)
+        else:
+            raise UsageError(f"{harness!r} is no harness that is run from here: lm-eval, garak")
+    print_table(("task", "items", "metrics"), [(task.name, len(task.items), ", ".join(task.metrics)) for task in found])

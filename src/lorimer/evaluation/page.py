@@ -7,6 +7,7 @@ from typing import Literal
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lorimer.config import home
+from lorimer.evaluation.confusion import OTHER, ClassificationReport, classification_report
 from lorimer.evaluation.gates import GateResult
 from lorimer.evaluation.report import EvalReport, ItemResult, Slice
 from lorimer.storage import write_json, write_text
@@ -18,6 +19,7 @@ METRIC_WORDS: dict[str, str] = {
     "contains": "the wanted text appears in the answer",
     "label": "the answer is the wanted label",
 }
+MAX_CLASSES = 100
 MAX_SHOWN = 100  # examples in one section of the page; report.json has them all
 
 
@@ -45,16 +47,27 @@ def render_report(report: EvalReport, gate: GateResult | None) -> str:
     charts: list[tuple[str, Sequence[Slice]]] = [("Overall", [overall])]
     charts += [("By field of the answer", report.fields)] if report.fields else []
     charts += [(f"By {tag}", slices) for tag, slices in report.tags.items() if len(slices) > 1]
+    classes = _classes(report)
     page = environment.get_template("report.html.j2").render(
         report=report,
         gate=gate,
         headline=headline(report),
         metric_words=METRIC_WORDS[report.metric],
         charts=charts,
+        classes=classes,
+        columns=[*(own.name for own in classes.classes), OTHER] if classes else [],
         outcomes=sort_outcomes(report.items),
         max_shown=MAX_SHOWN,
     )
     return page.strip() + "\n"
+
+
+def _classes(report: EvalReport) -> ClassificationReport | None:
+    """Of labels, what was taken for what; None where answers are no labels, or there are too many for a table."""
+    if report.metric != "label":
+        return None
+    found = classification_report([item.adapter_answer for item in report.items], [item.target for item in report.items])
+    return found if len(found.classes) <= MAX_CLASSES else None
 
 
 def headline(report: EvalReport) -> str:
