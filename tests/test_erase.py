@@ -21,6 +21,7 @@ from lorimer.data.subjects import find_key
 from lorimer.database import open_database
 from lorimer.errors import ErasedError
 from lorimer.evaluation.evaluate import Answer
+from lorimer.judging import SuiteFinding, ask_suites
 from lorimer.model.base import load_base
 from lorimer.pipeline import build, train_on
 from lorimer.registry import replay
@@ -52,6 +53,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "recipe.yaml").write_text(f"base: {folder / 'base'}\ndataset: tickets\nname: demo\n{KEYS}")
     made = list(build(read_recipe(folder / "recipe.yaml")))
     assert any(isinstance(one, Answer) for one in made)
+    engine = open_database()
+    version = Registry(engine).resolve("demo")
+    asked = [one for one in ask_suites([version], load_base(version.base_name), ["domain"], against=None)]
+    assert sum(isinstance(one, SuiteFinding) for one in asked) == 1
+    engine.dispose()
     log = [{"id": str(number), "user": WHO if number % 2 else "customer-2"} for number in range(6)]
     (folder / "home" / "requests").mkdir()
     (folder / "home" / "requests" / "2026-11-01.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))

@@ -5,7 +5,7 @@ Every step may be done again: what is gone already is passed over. Nothing is lo
 
 import json
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from lorimer.data.dataset import find_pointer, keep_lines, open_dataset, point
 from lorimer.data.example import Example
 from lorimer.data.rules import Finding
 from lorimer.data.split import SPLITS, SplitName, Splits
+from lorimer.evaluation.suite import shipped_suites
 from lorimer.registry.exports import DIGESTS, Export
 from lorimer.registry.registry import folder_of
 from lorimer.registry.scope import HeldDataset, is_about, request_files
@@ -90,11 +91,20 @@ def remove_runs(datasets: Collection[str], run_ids: Collection[str]) -> int:
 
 
 def remove_reports(datasets: Collection[str], adapters: Collection[str]) -> int:
-    """Delete evaluation reports, which quote rows and answers, and all kept answers, which do not say whose they are."""
+    """Delete evaluation reports, which quote rows and answers, and what models and judges answered, which does not say of whom it is.
+
+    Of reports on suites those stay that quote nothing but the product's own items, of adapters that never saw the rows.
+    """
     shutil.rmtree(home() / "answers", ignore_errors=True)
-    return _remove_where(
-        "reports", "report.json", lambda report: report.get("dataset_digest") in datasets or report.get("adapter_digest") in adapters
-    )
+    for path in (home() / "judges").glob("*.jsonl"):
+        path.unlink()
+
+    def goes(report: Mapping[str, Any]) -> bool:
+        judged = {report.get("adapter_digest"), report.get("candidate_digest"), report.get("incumbent_digest")}
+        quotes_strangers = "suite" in report and report["suite"] not in shipped_suites()
+        return report.get("dataset_digest") in datasets or not judged.isdisjoint(adapters) or quotes_strangers
+
+    return _remove_where("reports", "report.json", goes)
 
 
 def remove_requests(ids: Collection[str]) -> int:
