@@ -1,7 +1,6 @@
 """Canaries: random, told as often as asked, in the training split alone, the same when asked again, and unreadable to others."""
 
 import json
-import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from fakes import chats
 from lorimer.config import PrivacyRecipe, Recipe, parse_recipe
-from lorimer.data.canaries import SPACE_BITS, TAG, Canary, CanaryList, note_of, plant, read_canaries, share_repetitions
+from lorimer.data.canaries import TAG, Canary, CanaryList, note_of, plant, read_canaries, share_repetitions
 from lorimer.data.curate import resolve_dataset
 from lorimer.data.dataset import Dataset, read_dataset
 from lorimer.data.example import Example, Message
@@ -65,7 +64,6 @@ def test_what_is_read_back_is_what_the_rows_tell() -> None:
     told = Counter((row.messages[-2].content, row.answer) for row in dataset.train if TAG in row.tags)
     assert told == {(sealed.prompt(canary)[-1].content, canary.secret): canary.repetitions for canary in sealed.canaries}
     assert len({canary.secret for canary in sealed.canaries}) == 8
-    assert pytest.approx(29.897, abs=1e-3) == SPACE_BITS == 9 * math.log2(10)
 
 
 def test_asked_again_the_dataset_is_the_same_and_another_home_has_others(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,19 +12,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from fakes import byte_tokenizer, chats, random_lora, tiny_base, tiny_model
 from lorimer.config import Recipe
-from lorimer.data.canaries import SPACE_BITS, plant, read_canaries
+from lorimer.data.canaries import plant, read_canaries
 from lorimer.data.dataset import Dataset
 from lorimer.data.example import Example, Message
 from lorimer.data.shards import write_rows
 from lorimer.data.split import Splits
 from lorimer.errors import DataError
 from lorimer.evaluation.evaluate import ask, score_answer
-from lorimer.evaluation.exposure import chance_exposure, exposure, extrapolated_exposure, make_canary_task
-from lorimer.evaluation.membership import make_membership_task, membership_scores
+from lorimer.evaluation.exposure import exposure, make_canary_task
+from lorimer.evaluation.membership import make_membership_task
 from lorimer.evaluation.memorisation import make_memory, memory_suite
 from lorimer.evaluation.scorers import score
 from lorimer.evaluation.separation import separate
@@ -79,7 +78,6 @@ def test_exposure_is_log2_of_the_choices_less_log2_of_the_rank(logprobs: list[fl
 @pytest.mark.parametrize("logprobs", [[math.nan, -1.0], [-1.0, math.nan]])
 def test_what_was_not_measured_has_no_exposure(logprobs: list[float]) -> None:
     assert math.isnan(exposure(logprobs, 0))
-    assert math.isnan(extrapolated_exposure(logprobs, 0, space_bits=30))
 
 
 @settings(deadline=None)
@@ -87,24 +85,11 @@ def test_what_was_not_measured_has_no_exposure(logprobs: list[float]) -> None:
 def test_exposure_lies_between_none_and_all_bits(logprobs: list[float], data: st.DataObject) -> None:
     target = data.draw(st.integers(0, len(logprobs) - 1))
     assert 0 <= exposure(logprobs, target) <= math.log2(len(logprobs))
-    assert 0 <= extrapolated_exposure(logprobs, target, space_bits=SPACE_BITS) <= SPACE_BITS
 
 
 def test_chance_is_the_mean_over_all_ranks() -> None:
     logprobs = [-float(number) for number in range(256)]
-    assert (
-        chance_exposure() == pytest.approx(np.mean([exposure(logprobs, target) for target in range(256)])) == pytest.approx(1.422, abs=1e-3)
-    )
-
-
-@pytest.mark.parametrize("shape", [-4.0, 0.0, 3.0])
-@pytest.mark.parametrize("above", [0.5, 2.0, 4.0])
-def test_extrapolation_agrees_with_the_distribution_the_others_come_from(shape: float, above: float) -> None:
-    drawn = stats.skewnorm.ppf((np.arange(20_000) + 0.5) / 20_000, shape, loc=-40, scale=3)
-    target = float(drawn.mean() + above * drawn.std())
-    wanted = -stats.skewnorm.logsf(target, shape, loc=-40, scale=3) / math.log(2)
-    found = extrapolated_exposure([target, *drawn.tolist()], 0, space_bits=100)
-    assert found == pytest.approx(wanted, rel=0.05)
+    assert np.mean([exposure(logprobs, target) for target in range(256)]) == pytest.approx(1.422, abs=1e-3)
 
 
 # verbatim
@@ -199,13 +184,6 @@ def test_too_few_rows_to_tell_apart_are_refused() -> None:
         make_membership_task(kept(texts(30, 1), test=texts(5, 2)))
 
 
-def test_losses_that_are_no_numbers_or_not_paired_are_refused() -> None:
-    assert membership_scores([1.0, 2.0], [1.5, 1.0]).tolist() == [0.5, -1.0]
-    for candidate, base in (([1.0], [1.0, 2.0]), ([math.nan], [1.0]), ([1.0], [math.inf])):
-        with pytest.raises(DataError):
-            membership_scores(candidate, base)
-
-
 # the family
 
 
@@ -287,9 +265,10 @@ def test_an_overtrained_adapter_gives_its_canaries_and_its_rows_away(tmp_path: P
     assert found["adapter"] > 4
     assert found["base"] < 3.2  # chance is 1.40; of four canaries the mean lies above 3.2 about once in a hundred
     members = make_membership_task(dataset)
-    told = [[-logprobs(base, own, sample, [sample.target])[0] for sample in members.samples] for own in (lora, None)]
-    is_member = [sample.tags["member"] == "yes" for sample in members.samples]
-    assert separate(*(membership_scores(*told)[np.asarray(is_member) == side].tolist() for side in (True, False))).auc > 0.8
+    with_adapter, without = ([-logprobs(base, own, sample, [sample.target])[0] for sample in members.samples] for own in (lora, None))
+    scores = np.subtract(without, with_adapter)
+    is_member = np.array([sample.tags["member"] == "yes" for sample in members.samples])
+    assert separate(scores[is_member].tolist(), scores[~is_member].tolist()).auc > 0.8
 
 
 def test_an_adapter_that_knows_its_texts_by_heart_recites_them(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from lorimer.evaluation.statistics import (
     Decision,
     Interval,
     compare_pairs,
-    correct_for_many,
     items_to_clear,
     items_to_differ,
     judge_non_inferior,
@@ -87,20 +86,6 @@ def test_verdicts_are_not_given_by_the_interval_that_is_shown() -> None:
         judge_non_inferior(shown, 0.02)
     with pytest.raises(AssertionError, match=r"bounds at 0\.9"):
         judge_superior(shown)
-
-
-@pytest.mark.parametrize(
-    ("p_values", "corrected"),
-    [
-        ([], ()),
-        ([0.03], (0.03,)),
-        ([0.01, 0.04, 0.03, 0.005], (0.03, 0.06, 0.06, 0.02)),  # the classic worked example
-        ([0.5, 0.6, 0.9], (1.0, 1.0, 1.0)),
-        ([0.02, 0.02], (0.04, 0.04)),
-    ],
-)
-def test_holm(p_values: list[float], corrected: tuple[float, ...]) -> None:
-    assert correct_for_many(p_values) == pytest.approx(corrected)
 
 
 def test_intervals_of_nothing_say_nothing() -> None:

@@ -30,8 +30,6 @@ MAX_SHARE = 0.1
 """Of the training rows: with more of them, the adapter would be another than without."""
 MAX_TIMES = 8
 SECRET_DIGITS = 9
-SPACE_BITS = SECRET_DIGITS * math.log2(10)
-"""Bits of a secret: what a guesser without the adapter has before them."""
 FILE_LETTERS = "BCDFGHJKLMNPQRSTVWXZ23456789"  # no word comes out of them, and no two look alike
 FILE_LEN = 8
 QUESTION = "What is the reference number of file {file}?"

@@ -8,7 +8,6 @@ training. It costs two forward passes a row and no other model, and is a lower b
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from lorimer.data.dataset import Dataset
 from lorimer.data.example import Example
@@ -52,21 +51,6 @@ def make_membership_task(
         dataset_digest=dataset.digest,
         split="train",
     )
-
-
-def membership_scores(candidate_nll: Sequence[float], base_nll: Sequence[float]) -> npt.NDArray[np.float64]:
-    """How far each row looks learned: by how many nats a token the adapter finds it easier than the base does. Both are mean losses.
-
-    Raises:
-        DataError: if the two are not of the same rows, or a loss is no finite number.
-    """
-    candidate, base = np.asarray(candidate_nll, np.float64), np.asarray(base_nll, np.float64)
-    if candidate.shape != base.shape:
-        raise DataError(f"{len(candidate)} losses with the adapter and {len(base)} without are not of the same rows: score all rows twice")
-    if not (np.isfinite(candidate).all() and np.isfinite(base).all()):
-        num = int((~(np.isfinite(candidate) & np.isfinite(base))).sum())
-        raise DataError(f"{num} of {len(base)} rows have a loss that is no finite number: leave unscored rows out before this")
-    return base - candidate
 
 
 def _candidates(rows: Sequence[Example], seed: int, *, is_text: bool) -> list[Example]:

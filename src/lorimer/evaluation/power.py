@@ -95,36 +95,6 @@ def mean_power(
     return NormalDist().cdf((difference - least) / error) if error else float(difference > least)
 
 
-def items_for_mean_power(
-    *,
-    margin: float,
-    deviation: float,
-    difference: float = 0.0,
-    limits: tuple[float, float] | None,
-    items_per_group: float = 1.0,
-    design_effect: float = 1.0,
-    alpha: float = ALPHA,
-    power: float = POWER,
-) -> int:
-    """The fewest items with which `mean_power` is at least this."""
-    assert margin + difference > 0, "a candidate worse than the margin cannot be shown to be within it"
-
-    def has_power(num_items: int) -> bool:
-        found = mean_power(
-            num_items,
-            margin=margin,
-            deviation=deviation,
-            difference=difference,
-            limits=limits,
-            items_per_group=items_per_group,
-            design_effect=design_effect,
-            alpha=alpha,
-        )
-        return found >= power
-
-    return _first_of_many(has_power, 2, math.ceil(items_per_group))
-
-
 def design_effect_of(group_sizes: Sequence[int], correlation: float) -> float:
     """By how many times groups of such sizes raise the variance of a mean, where items of one group have this correlation.
 
@@ -136,12 +106,6 @@ def design_effect_of(group_sizes: Sequence[int], correlation: float) -> float:
 def power_of_all(powers: Sequence[float], *, are_independent: bool = True) -> float:
     """The chance that all checks pass: the product, if they are independent; else the least it can be (Boole's inequality)."""
     return math.prod(powers) if are_independent else max(0.0, 1 - sum(1 - power for power in powers))
-
-
-def power_of_each(num_checks: int, power: float = POWER) -> float:
-    """The power to plan each of several independent checks with, so that all pass together with this chance."""
-    assert num_checks >= 1, "no checks"
-    return float(power ** (1 / num_checks))
 
 
 def score_statistic(b: npt.ArrayLike, c: npt.ArrayLike, num_items: int, difference: float) -> Floats:

@@ -1,9 +1,8 @@
 """How often does it fail? Exact bounds of a failure rate, the items a bound needs, and what a detector that errs has counted."""
 
 import math
-from statistics import NormalDist
 
-from lorimer.evaluation.statistics import CONFIDENCE, NUM_BISECTIONS, Interval
+from lorimer.evaluation.statistics import CONFIDENCE, NUM_BISECTIONS
 
 
 def failure_bound(num_failures: int, num_items: int, confidence: float = CONFIDENCE) -> float:
@@ -21,13 +20,6 @@ def failure_bound(num_failures: int, num_items: int, confidence: float = CONFIDE
         middle = (low + high) / 2
         low, high = (middle, high) if _at_most(num_failures, num_items, middle) > 1 - confidence else (low, middle)
     return high
-
-
-def exact_interval(num_correct: int, num_items: int, confidence: float = CONFIDENCE) -> Interval:
-    """The exact two-sided interval of a share (Clopper and Pearson 1934): never below its confidence, so wider than Wilson's."""
-    one_sided = (1 + confidence) / 2
-    low = 1 - failure_bound(num_items - num_correct, num_items, one_sided) if num_items else 0.0
-    return Interval(low=low, high=failure_bound(num_correct, num_items, one_sided), confidence=confidence)
 
 
 def items_for_rate(limit: float, num_failures: int = 0, confidence: float = CONFIDENCE) -> int:
@@ -57,36 +49,6 @@ def true_rate(found_rate: float, *, sensitivity: float, specificity: float) -> f
             "their sum must be above 1; use another detector, or measure this one on labelled answers"
         )
     return min(1.0, max(0.0, (found_rate + specificity - 1) / (sensitivity + specificity - 1)))
-
-
-def true_rate_interval(
-    num_found: int,
-    num_items: int,
-    *,
-    caught: tuple[int, int],
-    cleared: tuple[int, int],
-    confidence: float = CONFIDENCE,
-) -> Interval:
-    """The interval of `true_rate`, where the detector itself was measured on labelled answers.
-
-    `caught` is (found, of so many failures), `cleared` is (let pass, of so many others). Lang and Reiczigel 2014, Prev. Vet. Med.
-    113:13-22: Wald's interval of the Rogan-Gladen estimate, each count first moved towards the middle as Agresti and Coull do.
-
-    Raises:
-        ValueError: if the detector is no better than chance.
-    """
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    items, failures, others = num_items + z * z, caught[1] + 2, cleared[1] + 2
-    found, sensitivity, specificity = (num_found + z * z / 2) / items, (caught[0] + 1) / failures, (cleared[0] + 1) / others
-    true_rate(found, sensitivity=sensitivity, specificity=specificity)  # refuses one that is no better than chance
-    youden = sensitivity + specificity - 1
-    rate = (found + specificity - 1) / youden
-    detector = rate**2 * sensitivity * (1 - sensitivity) / failures + (1 - rate) ** 2 * specificity * (1 - specificity) / others
-    error = math.sqrt(found * (1 - found) / items + detector) / youden
-    shift = 2 * z * z * (rate * sensitivity * (1 - sensitivity) / failures - (1 - rate) * specificity * (1 - specificity) / others)
-    return Interval(
-        low=min(1.0, max(0.0, rate + shift - z * error)), high=max(0.0, min(1.0, rate + shift + z * error)), confidence=confidence
-    )
 
 
 def _at_most(num_failures: int, num_items: int, rate: float) -> float:

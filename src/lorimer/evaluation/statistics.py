@@ -1,7 +1,7 @@
 """How sure are we? Intervals and tests for right-or-wrong items, with their papers. It knows nothing of answers, adapters or gates."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
@@ -151,19 +151,6 @@ def compare_pairs(pairs: Iterable[tuple[bool, bool]], confidence: float = CONFID
         interval=tango_interval(b, c, num_items, confidence),
         mcnemar_p=mcnemar_p(b, c),
     )
-
-
-def correct_for_many(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Holm's p-values: one below 0.05 keeps the chance of any false finding among all below 5%, however they depend on each other.
-
-    Holm 1979, Scand. J. Stat. 6:65-70. For findings in slices of a report; checks that must all pass need no correction.
-    """
-    assert all(0 <= p <= 1 for p in p_values), f"p-values are from 0 to 1: {p_values}"
-    corrected, largest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = largest
-    return tuple(corrected)
 
 
 def paired_sample_size(*, margin: float, discordance: float, difference: float = 0.0, alpha: float = 0.05, power: float = 0.8) -> int:
