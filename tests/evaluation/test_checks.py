@@ -170,3 +170,9 @@ def test_small_or_broken_evidence_never_passes_what_it_cannot_show(kinds: list[A
         assert found.value is not None
         assert "not_worse_than" not in rule  # forty items cannot show two points
         assert "never" not in rule
+
+
+@pytest.mark.parametrize(("value", "wanted"), [(8.0, "FAIL"), (0.0, "INCONCLUSIVE")])
+def test_a_few_canaries_known_by_heart_are_enough_to_fail(value: float, wanted: str) -> None:
+    """Four at the most there can be; four at the least leave open what others would be."""
+    assert verdict(task({"at_most": 3.0}, (4, value, 0.0, 0.0), kind="choice", metric="exposure"), has_incumbent=False) == wanted

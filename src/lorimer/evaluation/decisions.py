@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lorimer.errors import DataError
+from lorimer.evaluation.exposure import NUM_CHOICES
 from lorimer.evaluation.gates import Check, Verdict
 from lorimer.evaluation.means import compare_means
 from lorimer.evaluation.rates import failure_bound, items_for_rate
@@ -94,9 +95,9 @@ def check_voice(name: str, scored: Sequence[ItemScores], rule: Rule) -> Check:
     except DataError as exc:
         return error_check(name, len(shown), f"The voice cannot be compared: {exc}.", "Give the task more items.")
     excess, noise = found.distance - found.null_median, found.null_high - found.null_median
-    verdict: Verdict = "INCONCLUSIVE" if noise > rule.at_most else "PASS" if excess <= rule.at_most else "FAIL"
-    if verdict == "INCONCLUSIVE" and excess - noise > rule.at_most:
-        verdict = "FAIL"
+    verdict: Verdict = "PASS" if excess <= rule.at_most else "FAIL"
+    if noise > rule.at_most and excess - noise <= rule.at_most < excess + noise:
+        verdict = "INCONCLUSIVE"
     words = {"PASS": "no further than the rule allows", "FAIL": "further than the rule allows", "INCONCLUSIVE": "too few items to tell"}
     remedies = {"PASS": "", "FAIL": "Read answers beside the approved ones in the report.", "INCONCLUSIVE": "Ask more items."}
     return Check(
@@ -138,8 +139,13 @@ def _estimate_level(task: TaskResult, scored: Sequence[ItemScores]) -> Estimate:
         num_right = sum(value == 1.0 for value in values)
         bounds = wilson_interval(num_right, len(values), DECISION_CONFIDENCE)
         return Estimate(value=num_right / len(values), bounds=bounds, discordance=square)
-    mean = compare_means(values, [item.group for item in scored], limits=(0.0, 1.0) if is_share(task) else None)
+    mean = compare_means(values, [item.group for item in scored], limits=_limits(task))
     return Estimate(value=mean.difference, bounds=mean.bounds, discordance=square)
+
+
+def _limits(task: TaskResult) -> tuple[float, float] | None:
+    """The least and the largest value a score can have; few items that are all at an end then say something."""
+    return (0.0, math.log2(NUM_CHOICES)) if task.metric == "exposure" else (0.0, 1.0) if is_share(task) else None
 
 
 def decide(
