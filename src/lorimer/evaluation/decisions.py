@@ -43,7 +43,7 @@ def estimate_difference(task: TaskResult, items: Sequence[ItemScores], *, by_inc
     differences = [sign * (own - other) for own, other in pairs]
     square = math.fsum(difference**2 for difference in differences) / len(differences)
     groups = [item.group for item in items]
-    if not any(groups) and all(value in (0.0, 1.0) for pair in pairs for value in pair):
+    if is_share(task) and not any(groups) and all(value in (0.0, 1.0) for pair in pairs for value in pair):
         compared = compare_pairs((own == 1.0, other == 1.0) for own, other in pairs)
         return Estimate(value=compared.difference, bounds=compared.bounds, discordance=square)
     is_bounded = is_share(task) and all(0 <= value <= 1 for pair in pairs for value in pair)  # other harnesses count in other units, too
@@ -135,7 +135,7 @@ def _estimate_level(task: TaskResult, scored: Sequence[ItemScores]) -> Estimate:
         found = separate(kinds[True], kinds[False], confidence=DECISION_CONFIDENCE)
         return Estimate(value=found.auc, bounds=found.auc_interval, discordance=math.nan)
     square = math.fsum(value**2 for value in values) / len(values)
-    if not any(item.group for item in scored) and all(value in (0.0, 1.0) for value in values):
+    if is_share(task) and not any(item.group for item in scored) and all(value in (0.0, 1.0) for value in values):
         num_right = sum(value == 1.0 for value in values)
         bounds = wilson_interval(num_right, len(values), DECISION_CONFIDENCE)
         return Estimate(value=num_right / len(values), bounds=bounds, discordance=square)
