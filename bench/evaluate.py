@@ -49,8 +49,11 @@ def tasks(num_items: int) -> list[Task]:
     ]
 
 
-def seconds_of(engine: Engine, task: Task, models: Sequence[str | None]) -> float:
-    """A whole task, nothing kept."""
+def seconds_of(base: Base, loras: dict[str, LoRA], task: Task, models: Sequence[str | None]) -> float:
+    """A whole task with an engine of its own: neither answers nor keys and values are kept from before."""
+    engine = Engine(base, EngineConfig(max_sequences=EVALUATION_SEQUENCES))
+    for name, lora in loras.items():
+        engine.adapters.add(name, lora)
     shutil.rmtree(Path(os.environ["LORIMER_HOME"]) / "answers", ignore_errors=True)
     start = time.perf_counter()
     for _ in ask(engine, task, models):
@@ -78,17 +81,15 @@ def main() -> None:
     os.environ["LORIMER_HOME"] = str(WORK / "evaluate")
     prepare_for_many_shapes()
     base = load_base(str(folder))
-    engine = Engine(base, EngineConfig(max_sequences=EVALUATION_SEQUENCES))
-    names = [f"{number:02x}" for number in range(NUM_ADAPTERS)]
-    for number, name in enumerate(names):
-        engine.adapters.add(name, random_lora(base, number))
+    loras = {f"{number:02x}": random_lora(base, number) for number in range(NUM_ADAPTERS)}
+    names = list(loras)
     rows, ratios = list[Row](), dict[str, float]()
     for task in tasks(args.items):
         cases = {"base": [None], "1 adapter": [None, names[0]], "8 adapters": [None, *names]}
         found: dict[str, list[float]] = {case: [] for case in cases}
         for _ in range(args.repeats):
             for case, models in cases.items():
-                found[case].append(seconds_of(engine, task, models))
+                found[case].append(seconds_of(base, loras, task, models))
                 print(f"{task.kind:8} {case:12} {found[case][-1]:8.1f} s", flush=True)
         rows += [
             Row(system="lorimer", case=f"{task.kind}, {case}", metric="seconds", value=statistics.median(own), unit="s")
