@@ -14,9 +14,9 @@ from lorimer.data.dataset import Dataset, read_dataset
 from lorimer.database import open_database
 from lorimer.errors import ErasedError, NotFoundError, UsageError
 from lorimer.evaluation.asked import AskedSuite, Named, ask_suite, build_suite_report
-from lorimer.evaluation.checks import check_sealed, check_suite
+from lorimer.evaluation.checks import check_sealed, check_suite, gate_of
 from lorimer.evaluation.evaluate import Answer, answers_of, ask
-from lorimer.evaluation.gates import Check, GateResult, JudgedSuite, check, with_suites, worst_of
+from lorimer.evaluation.gates import Check, GateResult, JudgedSuite, check, with_suites
 from lorimer.evaluation.judge_calibration import check_judge
 from lorimer.evaluation.judge_record import open_judge
 from lorimer.evaluation.latency import time_answers
@@ -28,7 +28,7 @@ from lorimer.evaluation.results import SuiteReport
 from lorimer.evaluation.suite import Suite, SuiteTask, find_suite
 from lorimer.evaluation.suite_spec import Rule
 from lorimer.evaluation.task import Task, task_from_dataset
-from lorimer.inference.composition import BASE, Composition
+from lorimer.inference.composition import BASE
 from lorimer.inference.engine import Engine, EngineConfig
 from lorimer.model.base import Base
 from lorimer.registry.attempts import count_attempt
@@ -65,7 +65,8 @@ def judge(recipe: Recipe, dataset: Dataset, base: Base, version: AdapterVersion,
     Raises:
         NotFoundError, ConfigError, DataError: if a suite is not there or cannot be used, before anything is asked.
     """
-    registry, champion = Registry(open_database()), _champion_beside(version)
+    registry = Registry(open_database())
+    champion = _champion_beside(version, registry)
     suites = suites_of(recipe, dataset, has_champion=champion is not None)
     engine = load_engine(base, registry, [version, *([champion] if champion else [])])
     report = yield from _judge_domain(recipe, dataset, engine, version)
@@ -151,6 +152,8 @@ def judge_suites(
                 yield made
         assert asked is not None
         timed = next((one.task for one in suite.tasks if one.task.kind == "answer"), None) if times_answers else None
+        asked_of = {base.digest: BASE, **compositions}
+        costs = {digest: time_answers(engine, timed, own) for digest, own in asked_of.items()} if timed else {}
         for version in versions:
             beside = Named(name=incumbent.id, digest=incumbent.digest) if incumbent and incumbent.digest != version.digest else None
             report = build_suite_report(asked, candidate=Named(name=version.id, digest=version.digest), base=base, incumbent=beside)
@@ -164,10 +167,8 @@ def judge_suites(
                 opens_reserve=opens_reserve or not sealed,
             )
             finding = SuiteFinding(version.id, judged, report, checks)
-            roles: dict[Role, Composition] = {"base": BASE, "candidate": compositions[version.digest]}
-            if beside:
-                roles["incumbent"] = compositions[beside.digest]
-            serving = {role: time_answers(engine, timed, own) for role, own in roles.items()} if timed else {}
+            roles: dict[Role, str] = {"base": base.digest, "candidate": version.digest, **({"incumbent": beside.digest} if beside else {})}
+            serving = {role: costs[digest] for role, digest in roles.items()} if costs else {}
             _write_card(finding, version, serving, has_reserve=bool(sealed))
             yield finding
 
@@ -197,31 +198,23 @@ def _write_card(finding: SuiteFinding, version: AdapterVersion, serving: Mapping
 def _training_cost(version: AdapterVersion) -> TrainingCost | None:
     """What a version's run took; None where it is not here, or none trained it alone."""
     folder = home() / "runs" / version.run_id
-    if not version.run_id or not (folder / "run.json").is_file() or "seconds" not in read_json(folder / "run.json").get("actual", {}):
+    actual = read_json(folder / "run.json").get("actual", {}) if version.run_id and (folder / "run.json").is_file() else {}
+    if "seconds" not in actual:
         return None
     num_tokens = sum(step["num_tokens"] for step in read_jsonl(folder / "metrics.jsonl"))
-    seconds, price = read_json(folder / "run.json")["actual"]["seconds"], read_recipe(folder / "recipe.yaml").price_per_hour
-    return TrainingCost(seconds=seconds, num_tokens=num_tokens, price_per_hour=price)
+    price = read_recipe(folder / "recipe.yaml").price_per_hour
+    return TrainingCost(seconds=actual["seconds"], num_tokens=num_tokens, price_per_hour=price)
 
 
 def gate_of_findings(findings: Sequence[SuiteFinding]) -> GateResult:
     """What suites alone say of one adapter: all their checks must pass. It decides no promotion."""
-    report, checks = findings[0].report, tuple(check for finding in findings for check in finding.checks)
-    return GateResult(
-        verdict=worst_of(check.verdict for check in checks),
-        checks=checks,
-        report_digest=report.digest,
-        candidate_digest=report.candidate_digest,
-        base_digest=report.base_digest,
-        created_at=report.created_at,
-        suites=tuple(finding.suite for finding in findings),
-        incumbent_digest=report.incumbent_digest,
-    )
+    checks = [check for finding in findings for check in finding.checks]
+    return gate_of(findings[0].report, checks, [finding.suite for finding in findings])
 
 
 def needs_judging(registry: Registry, version: AdapterVersion) -> bool:
     """Whether a version's newest gate result is none to promote it by: there is none, sealed items are left, or another is champion now."""
-    gate, champion = registry.newest_gate(version), _champion_beside(version)
+    gate, champion = registry.newest_gate(version), _champion_beside(version, registry)
     if gate is None or not gate.is_final:
         return True
     wants = recipe_of_version(version, registry).gate
@@ -288,9 +281,8 @@ def has_recipe(version: AdapterVersion, registry: Registry) -> bool:
     return (home() / "runs" / _run_of(version, registry) / "recipe.yaml").is_file()
 
 
-def _champion_beside(version: AdapterVersion) -> AdapterVersion | None:
+def _champion_beside(version: AdapterVersion, registry: Registry) -> AdapterVersion | None:
     """The champion of the same name, unless it is this one, or has another base."""
-    registry = Registry(open_database())
     try:
         champion = registry.resolve(f"{version.name}@{CHAMPION}")
     except (NotFoundError, ErasedError):

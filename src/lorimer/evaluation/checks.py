@@ -17,7 +17,7 @@ from lorimer.evaluation.decisions import (
     size_of,
     value_of,
 )
-from lorimer.evaluation.gates import MAX_UNSCORED_SHARE, Check
+from lorimer.evaluation.gates import MAX_UNSCORED_SHARE, Check, GateResult, JudgedSuite, worst_of
 from lorimer.evaluation.means import compare_means
 from lorimer.evaluation.results import ItemScores, SuiteReport, TaskResult
 from lorimer.evaluation.statistics import (
@@ -39,6 +39,20 @@ def check_suite(report: SuiteReport) -> list[Check]:
     if not report.tasks:
         return [error_check(report.suite, 0, "The suite asked nothing.", "Give it tasks.")]
     return [check_task(task, has_incumbent=report.incumbent_digest is not None) for task in report.tasks]
+
+
+def gate_of(report: SuiteReport, checks: Sequence[Check], suites: Sequence[JudgedSuite] = ()) -> GateResult:
+    """What the checks of a report say together: all of them must pass. It decides no promotion."""
+    return GateResult(
+        verdict=worst_of(check.verdict for check in checks),
+        checks=tuple(checks),
+        report_digest=report.digest,
+        candidate_digest=report.candidate_digest,
+        base_digest=report.base_digest,
+        created_at=report.created_at,
+        suites=tuple(suites),
+        incumbent_digest=report.incumbent_digest,
+    )
 
 
 def check_task(task: TaskResult, *, has_incumbent: bool) -> Check:

@@ -16,7 +16,6 @@ from lorimer.evaluation.judge_spec import VALUES, JudgeSpec
 from lorimer.evaluation.statistics import CONFIDENCE, Interval, Proportion, proportion_of
 from lorimer.storage import digest_of
 
-REMEDY = "Its scores are advice only: write a clearer rubric or ask a better model, then `lorimer judges calibrate`."
 Weights = Literal["none", "linear", "quadratic"]
 
 

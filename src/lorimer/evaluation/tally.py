@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lorimer.errors import DataError
-from lorimer.evaluation.gates import WORST_FIRST, Check, GateResult, Verdict
+from lorimer.evaluation.gates import Check, GateResult, Verdict, worst_of
 from lorimer.evaluation.results import FAMILIES, Family, ItemScores, SuiteReport, TaskResult
 from lorimer.evaluation.score import Score
 
@@ -124,8 +124,8 @@ def require_same(report: SuiteReport, gate: GateResult) -> None:
 
 def worst(checks: Iterable[Check]) -> Verdict | None:
     """The worst of several verdicts; None of none."""
-    found = {check.verdict for check in checks}
-    return next((verdict for verdict in WORST_FIRST if verdict in found), None)
+    verdicts = [check.verdict for check in checks]
+    return worst_of(verdicts) if verdicts else None
 
 
 def _tally(task: TaskResult, check: Check | None, has_incumbent: bool) -> TaskTally:

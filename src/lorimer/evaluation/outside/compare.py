@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lorimer.evaluation.checks import check_suite
-from lorimer.evaluation.gates import GateResult, worst_of
+from lorimer.evaluation.checks import check_suite, gate_of
+from lorimer.evaluation.gates import GateResult
 from lorimer.evaluation.outside.garak import read_garak
 from lorimer.evaluation.outside.imported import ImportedTask, pair_imports
 from lorimer.evaluation.outside.inspect_log import read_inspect_log
@@ -44,13 +44,4 @@ def compare_runs(harness: str, candidate: Path, baseline: Path, *, margin: float
         seconds=0.0,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    checks = tuple(check_suite(report))
-    gate = GateResult(
-        verdict=worst_of(check.verdict for check in checks),
-        checks=checks,
-        report_digest=report.digest,
-        candidate_digest=report.candidate_digest,
-        base_digest=report.base_digest,
-        created_at=report.created_at,
-    )
-    return report, gate
+    return report, gate_of(report, check_suite(report))
