@@ -20,7 +20,7 @@ from report import Row, draw_bars, run_json, value_of, write_results
 from train import DATA, OFFLINE, ROOT, gemma
 
 from lorimer.data.example import Message
-from lorimer.evaluation.statistics import mcnemar_p, tango_interval
+from lorimer.evaluation.statistics.proportions import mcnemar_p, tango_interval
 from lorimer.model.adapter import Lock, save_adapter
 from lorimer.model.base import Base, load_base
 from lorimer.model.chat import Rendered

@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 from report import Row, draw_bars, value_of, write_results
 
-from lorimer.evaluation.means import bca_ends, mean_intervals, resample, student_ends
-from lorimer.evaluation.power import design_effect_of, mean_power, paired_shares, score_statistic
-from lorimer.evaluation.statistics import DECISION_CONFIDENCE, Decision, Interval, judge_non_inferior, tango_interval
+from lorimer.evaluation.statistics.means import bca_ends, mean_intervals, resample, student_ends
+from lorimer.evaluation.statistics.power import design_effect_of, mean_power, paired_shares, score_statistic
+from lorimer.evaluation.statistics.proportions import DECISION_CONFIDENCE, Decision, Interval, judge_non_inferior, tango_interval
 
 Floats = npt.NDArray[np.float64]
 MARGIN = 0.02

@@ -29,7 +29,7 @@ from lorimer.database import open_database
 from lorimer.errors import NotFoundError
 from lorimer.evaluation.evaluate import answers_of, ask
 from lorimer.evaluation.gates import Check, worst_of
-from lorimer.evaluation.memorisation import memory_suite
+from lorimer.evaluation.memory.memorisation import memory_suite
 from lorimer.evaluation.results import Family
 from lorimer.evaluation.suite import Rule, Suite, SuiteTask, find_suite
 from lorimer.evaluation.task import ID_LEN, Sample, Task

@@ -29,7 +29,7 @@ from lorimer.data.split import Splits
 from lorimer.database import open_database
 from lorimer.evaluation.gates import GateResult
 from lorimer.evaluation.report import EvalReport
-from lorimer.evaluation.statistics import compare_pairs
+from lorimer.evaluation.statistics.proportions import compare_pairs
 from lorimer.judging import judge_version
 from lorimer.model.adapter import load_adapter
 from lorimer.model.base import Base, load_base

@@ -24,8 +24,8 @@ from lorimer.inference.sequence import Sequence
 from lorimer.model.attention import PackedSegments, whole
 from lorimer.model.base import Base
 from lorimer.model.lora import AdapterRows
-from lorimer.serving.vllm_launch import free_port
-from lorimer.serving.vllm_plugin import Gate, Library
+from lorimer.serving.vllm.launch import free_port
+from lorimer.serving.vllm.plugin import Gate, Library
 from lorimer.serving.worker import EngineWorker
 
 KNOWN = {

@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from lorimer.data.example import Message
-from lorimer.evaluation.judge_record import Judge
-from lorimer.evaluation.judge_spec import JudgeSpec
+from lorimer.evaluation.judge.record import Judge
+from lorimer.evaluation.judge.spec import JudgeSpec
 from lorimer.evaluation.task import Sample, Task
 
 PAIR_PROMPT = "Which answer is better?\nQ: {question}\nWanted: {reference}\n<<A>>{answer_a}<<B>>{answer_b}<<END>>"

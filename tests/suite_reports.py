@@ -8,8 +8,8 @@ from typing import Any
 
 from lorimer.evaluation.gates import WORST_FIRST, Check, GateResult, Verdict
 from lorimer.evaluation.results import Family, ItemScores, Kind, SuiteReport, TaskResult
-from lorimer.evaluation.score import Score
-from lorimer.evaluation.statistics import Interval, compare_pairs, proportion
+from lorimer.evaluation.scorers.score import Score
+from lorimer.evaluation.statistics.proportions import Interval, compare_pairs, proportion
 
 QUEUES = ("cards", "loans", "transfers", "accounts", "complaints")
 QUESTIONS = (

@@ -16,7 +16,7 @@ from lorimer.data.curate import curate
 from lorimer.database import open_database
 from lorimer.errors import GateFailedError, NotFoundError
 from lorimer.evaluation.gates import GateResult
-from lorimer.evaluation.page import report_folder
+from lorimer.evaluation.pages.page import report_folder
 from lorimer.evaluation.results import suite_report_from_json
 from lorimer.judging import SuiteFinding, ask_suites, judge_version, needs_judging
 from lorimer.model.base import load_base

@@ -17,13 +17,13 @@ from lorimer.evaluation.asked import AskedSuite, Named, ask_suite, build_suite_r
 from lorimer.evaluation.checks import check_sealed, check_suite, gate_of
 from lorimer.evaluation.evaluate import Answer, answers_of, ask
 from lorimer.evaluation.gates import Check, GateResult, JudgedSuite, check, with_suites
-from lorimer.evaluation.judge_calibration import check_judge
-from lorimer.evaluation.judge_record import open_judge
+from lorimer.evaluation.judge.calibration import check_judge
+from lorimer.evaluation.judge.record import open_judge
 from lorimer.evaluation.latency import time_answers
-from lorimer.evaluation.memorisation import memory_suite
-from lorimer.evaluation.page import report_folder, write_report
+from lorimer.evaluation.memory.memorisation import memory_suite
+from lorimer.evaluation.pages.page import report_folder, write_report
+from lorimer.evaluation.pages.report_card import Attempt, Role, ServingCost, TrainingCost, render_report_card
 from lorimer.evaluation.report import EvalReport, build_report
-from lorimer.evaluation.report_card import Attempt, Role, ServingCost, TrainingCost, render_report_card
 from lorimer.evaluation.results import SuiteReport
 from lorimer.evaluation.suite import Suite, SuiteTask, find_suite
 from lorimer.evaluation.suite_spec import Rule

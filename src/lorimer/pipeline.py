@@ -17,7 +17,7 @@ from lorimer.database import open_database
 from lorimer.errors import ConfigError, TrainingError, UsageError
 from lorimer.evaluation.compare import ComparedRun, Comparison, refuse_unlike
 from lorimer.evaluation.gates import GateResult
-from lorimer.evaluation.statistics import compare_pairs, proportion_of
+from lorimer.evaluation.statistics.proportions import compare_pairs, proportion_of
 from lorimer.inference.adapter_pool import AdapterPool
 from lorimer.inference.decoder import make_decoder
 from lorimer.inference.fingerprint import FINGERPRINT_FILE, Prober, norms_of

@@ -10,7 +10,7 @@ from lorimer.cli.adapters import app
 from lorimer.database import open_database
 from lorimer.errors import GateFailedError, NotFoundError
 from lorimer.evaluation.gates import Check, GateResult, Verdict
-from lorimer.evaluation.page import report_folder
+from lorimer.evaluation.pages.page import report_folder
 from lorimer.registry.audit import read_audit
 from lorimer.registry.records import AdapterVersion, NewVersion
 from lorimer.registry.registry import Registry

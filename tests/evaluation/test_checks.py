@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lorimer.evaluation.checks import check_sealed, check_suite, check_task
 from lorimer.evaluation.results import ItemScores, SuiteReport, TaskResult
-from lorimer.evaluation.score import Score
+from lorimer.evaluation.scorers.score import Score
 
 
 def items(*kinds: tuple[int, float | None, float | None, float | None], **shared: Any) -> tuple[ItemScores, ...]:

@@ -6,7 +6,7 @@ import pytest
 
 from lorimer.errors import UsageError
 from lorimer.evaluation.compare import ComparedRun, Comparison, refuse_unlike
-from lorimer.evaluation.statistics import compare_pairs, proportion_of
+from lorimer.evaluation.statistics.proportions import compare_pairs, proportion_of
 
 
 def recorded(run_id: str, base: str = "b" * 64, dataset: str = "d" * 64) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lorimer.errors import DataError
 from lorimer.evaluation.results import ItemScores, SuiteReport, TaskResult, suite_report_from_json
-from lorimer.evaluation.score import Score
+from lorimer.evaluation.scorers.score import Score
 
 
 def item(candidate: float | None = 1.0, base: float | None = 0.0, incumbent: Score | None = None, answer: str = "cards") -> ItemScores:

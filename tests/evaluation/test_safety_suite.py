@@ -16,8 +16,8 @@ from lorimer.data.example import Message
 from lorimer.data.near import find_near
 from lorimer.data.pii import find_pii
 from lorimer.data.rules import fold
-from lorimer.evaluation.policy import policy_items
-from lorimer.evaluation.scorers import SCORERS
+from lorimer.evaluation.scorers.catalogue import SCORERS
+from lorimer.evaluation.scorers.policy import policy_items
 from lorimer.evaluation.task import Sample
 
 SUITES = Path(lorimer.evaluation.__file__).parent / "suites"

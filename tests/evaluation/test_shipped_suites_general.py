@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from lorimer.evaluation.abstention import find_abstention
-from lorimer.evaluation.fidelity import abstains, finds_answer, grounded
 from lorimer.evaluation.items import read_items
+from lorimer.evaluation.scorers.abstention import find_abstention
+from lorimer.evaluation.scorers.fidelity import abstains, finds_answer, grounded
 from lorimer.evaluation.suite import SHIPPED, find_suite
 from lorimer.evaluation.task import Sample
 from lorimer.storage import digest_of

@@ -7,7 +7,7 @@ import pytest
 from lorimer.errors import DataError
 from lorimer.evaluation.checks import check_task
 from lorimer.evaluation.results import SEALED, ItemScores, TaskResult
-from lorimer.evaluation.score import Score
+from lorimer.evaluation.scorers.score import Score
 from lorimer.evaluation.suite import read_suite
 
 OPENINGS = ("Thank you for writing.", "We are glad you asked.", "Good that you came to us.", "Thanks a lot for your patience.")

@@ -16,7 +16,7 @@ from lorimer.cli.main import app
 from lorimer.data.curate import curate
 from lorimer.errors import IntegrityError, UsageError
 from lorimer.evaluation.gates import GateResult
-from lorimer.evaluation.page import report_folder
+from lorimer.evaluation.pages.page import report_folder
 from lorimer.registry.audit import read_audit
 from lorimer.registry.bom import make_bom
 from lorimer.registry.compositions import compose

@@ -214,7 +214,7 @@ def _aliases(registry: "Registry", version: "AdapterVersion") -> list[str]:
 
 
 def _report_path(version: "AdapterVersion") -> str | None:
-    from lorimer.evaluation.page import report_folder
+    from lorimer.evaluation.pages.page import report_folder
 
     page = report_folder(version.report_digest) / "report.html" if version.report_digest else None
     return str(page) if page and page.is_file() else None

@@ -55,7 +55,7 @@ def evaluate(
 def _ask_gate(version: "AdapterVersion", as_json: bool) -> "GateResult":
     from lorimer.cli.show import show_progress, show_report
     from lorimer.evaluation.gates import GateResult
-    from lorimer.evaluation.page import report_folder
+    from lorimer.evaluation.pages.page import report_folder
     from lorimer.evaluation.report import EvalReport
     from lorimer.judging import SuiteFinding, judge_version
     from lorimer.model.base import load_base
@@ -124,7 +124,7 @@ def _to_json(version_id: str, result: "GateResult", findings: "list[SuiteFinding
 
 
 def _write_junit(folder: Path, finding: "SuiteFinding") -> None:
-    from lorimer.evaluation.junit import junit_xml
+    from lorimer.evaluation.pages.junit import junit_xml
     from lorimer.judging import gate_of_findings
     from lorimer.storage import write_text
 

@@ -9,8 +9,8 @@ from rich.markup import escape
 from lorimer.cli.console import console, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
-    from lorimer.evaluation.judge_calibration import Calibration
-    from lorimer.evaluation.judge_spec import JudgeSpec
+    from lorimer.evaluation.judge.calibration import Calibration
+    from lorimer.evaluation.judge.spec import JudgeSpec
 
 app = typer.Typer(help="Models that judge answers: asked only where a suite names one, and believed only as far as they agree with people.")
 
@@ -29,11 +29,11 @@ def calibrate(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Ask a judge what people have answered, and print how far they agree."""
-    from lorimer.evaluation.judge_calibration import calibrate as run_calibration
-    from lorimer.evaluation.judge_calibration import find_objection
-    from lorimer.evaluation.judge_labels import read_labels
-    from lorimer.evaluation.judge_record import open_judge
-    from lorimer.evaluation.judge_spec import read_judge
+    from lorimer.evaluation.judge.calibration import calibrate as run_calibration
+    from lorimer.evaluation.judge.calibration import find_objection
+    from lorimer.evaluation.judge.labels import read_labels
+    from lorimer.evaluation.judge.record import open_judge
+    from lorimer.evaluation.judge.spec import read_judge
 
     spec = read_judge(file)
     people = read_labels(labels, spec)

@@ -125,7 +125,7 @@ def _spread(task: "Task") -> list["Sample"]:
 
 def _show_summary(summary: Summary, report: "EvalReport", version: "AdapterVersion") -> None:
     from lorimer.cli.show import percent
-    from lorimer.evaluation.page import report_folder
+    from lorimer.evaluation.pages.page import report_folder
 
     table = Table("", "base", "adapter", title=f"{version.id} beside its base {version.base_name}")
     table.add_row("exact JSON on unseen tickets", percent(report.base_score), percent(report.adapter_score))

@@ -100,7 +100,7 @@ def _vllm(
     name: str, registry: "Registry", url: str | None, python: str, max_sequences: int, max_len: int | None, options: list[str]
 ) -> "Iterator[Backend]":
     """A vLLM that runs already, or one of our own."""
-    from lorimer.serving.vllm_server import open_backend, open_base, plan_vllm, started_backend
+    from lorimer.serving.vllm.server import open_backend, open_base, plan_vllm, started_backend
 
     if url is not None and options:
         raise UsageError(f"vLLM at {url!r} runs already, options of its own come too late: leave them out, or leave out --vllm-url")
@@ -118,7 +118,7 @@ def _vllm(
 
 def _print_command(name: str, registry: "Registry", python: str, max_sequences: int, max_len: int | None, options: list[str]) -> None:
     """The command alone on stdout, so that it can be piped; how to go on, on stderr."""
-    from lorimer.serving.vllm_server import open_base, plan_vllm
+    from lorimer.serving.vllm.server import open_base, plan_vllm
 
     launch = plan_vllm(open_base(name, registry), python, max_sequences=max_sequences, max_len=max_len, options=options)
     print(launch.to_shell())

@@ -9,13 +9,13 @@ from rich.text import Text
 from lorimer.cli.console import console, error_console, progress_bar
 from lorimer.data.dataset import Dataset
 from lorimer.evaluation.evaluate import Answer
-from lorimer.evaluation.forest import change, level
 from lorimer.evaluation.gates import GateResult
-from lorimer.evaluation.page import report_folder
+from lorimer.evaluation.pages.forest import change, level
+from lorimer.evaluation.pages.page import report_folder
+from lorimer.evaluation.pages.tally import by_family, tally_tasks
 from lorimer.evaluation.report import EvalReport
 from lorimer.evaluation.results import SuiteReport
-from lorimer.evaluation.statistics import Proportion
-from lorimer.evaluation.tally import by_family, tally_tasks
+from lorimer.evaluation.statistics.proportions import Proportion
 from lorimer.evaluation.task import Task
 from lorimer.model.base import Base
 from lorimer.pipeline import Made

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lorimer.evaluation.evaluate import Answer, Models, answers_of, ask, score_answer
-from lorimer.evaluation.judge import judge_answers, judge_pairs
-from lorimer.evaluation.judge_record import open_judge
+from lorimer.evaluation.judge.judge import judge_answers, judge_pairs
+from lorimer.evaluation.judge.record import open_judge
 from lorimer.evaluation.report import prompt_text
 from lorimer.evaluation.results import SEALED, ItemScores, SuiteReport, TaskResult
-from lorimer.evaluation.score import Score
+from lorimer.evaluation.scorers.score import Score
 from lorimer.evaluation.suite import Suite, SuiteTask
 from lorimer.evaluation.task import Sample, Task
 from lorimer.inference.engine import Engine

@@ -18,9 +18,9 @@ from lorimer.evaluation.decisions import (
     value_of,
 )
 from lorimer.evaluation.gates import MAX_UNSCORED_SHARE, Check, GateResult, JudgedSuite, worst_of
-from lorimer.evaluation.means import compare_means
 from lorimer.evaluation.results import ItemScores, SuiteReport, TaskResult
-from lorimer.evaluation.statistics import (
+from lorimer.evaluation.statistics.means import compare_means
+from lorimer.evaluation.statistics.proportions import (
     Interval,
     judge_non_inferior,
     judge_superior,

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lorimer.errors import UsageError
-from lorimer.evaluation.statistics import PairedComparison, Proportion
+from lorimer.evaluation.statistics.proportions import PairedComparison, Proportion
 
 MUST_BE_SAME = ("base", "dataset")
 

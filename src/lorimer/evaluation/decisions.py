@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lorimer.errors import DataError
-from lorimer.evaluation.exposure import NUM_CHOICES
 from lorimer.evaluation.gates import Check, Verdict
-from lorimer.evaluation.means import compare_means
-from lorimer.evaluation.rates import failure_bound, items_for_rate
+from lorimer.evaluation.memory.exposure import NUM_CHOICES
 from lorimer.evaluation.results import SEALED, ItemScores, TaskResult
-from lorimer.evaluation.score import Score
-from lorimer.evaluation.separation import separate
-from lorimer.evaluation.statistics import (
+from lorimer.evaluation.scorers.score import Score
+from lorimer.evaluation.scorers.voice import compare_voice
+from lorimer.evaluation.statistics.means import compare_means
+from lorimer.evaluation.statistics.proportions import (
     CONFIDENCE,
     DECISION_CONFIDENCE,
     Interval,
@@ -20,8 +19,9 @@ from lorimer.evaluation.statistics import (
     judge_non_inferior,
     wilson_interval,
 )
+from lorimer.evaluation.statistics.rates import failure_bound, items_for_rate
+from lorimer.evaluation.statistics.separation import separate
 from lorimer.evaluation.suite_spec import Rule
-from lorimer.evaluation.voice import compare_voice
 
 LESS_IS_BETTER = frozenset({"perplexity", "divergence", "exposure", "membership"})
 

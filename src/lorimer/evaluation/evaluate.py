@@ -7,10 +7,10 @@ Answers are greedy, in wide batches. Choices and texts are scored without genera
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lorimer.evaluation.exposure import exposure
 from lorimer.evaluation.kept import Kept
-from lorimer.evaluation.score import Score, scored
-from lorimer.evaluation.scorers import score
+from lorimer.evaluation.memory.exposure import exposure
+from lorimer.evaluation.scorers.catalogue import score
+from lorimer.evaluation.scorers.score import Score, scored
 from lorimer.evaluation.task import Sample, Task
 from lorimer.inference.composition import Composition, alone
 from lorimer.inference.engine import Engine, generate

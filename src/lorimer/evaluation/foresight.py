@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lorimer.evaluation.decisions import LESS_IS_BETTER
-from lorimer.evaluation.power import POWER, items_for_power, paired_shares, power_of_all
-from lorimer.evaluation.rates import failure_bound, items_for_rate
+from lorimer.evaluation.statistics.power import POWER, items_for_power, paired_shares, power_of_all
+from lorimer.evaluation.statistics.rates import failure_bound, items_for_rate
 from lorimer.evaluation.suite import Suite, SuiteTask
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from lorimer.config import GateRecipe, Metric
 from lorimer.errors import GateFailedError, InconclusiveError
 from lorimer.evaluation.report import EvalReport, compare_items
-from lorimer.evaluation.statistics import Interval, items_to_clear, items_to_differ, proportion
+from lorimer.evaluation.statistics.proportions import Interval, items_to_clear, items_to_differ, proportion
 from lorimer.storage import digest_of
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "ERROR"]

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from lorimer.config import Strict
 from lorimer.data.example import Message, Role
 from lorimer.errors import DataError
-from lorimer.evaluation.policy import policy_items
+from lorimer.evaluation.scorers.policy import policy_items
 from lorimer.evaluation.task import ID_LEN, Kind, Sample, Template
 from lorimer.storage import digest_of
 

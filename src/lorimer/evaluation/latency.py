@@ -5,7 +5,7 @@ import statistics
 import time
 
 from lorimer.evaluation.evaluate import answer_len, prompt_ids_of
-from lorimer.evaluation.report_card import ServingCost
+from lorimer.evaluation.pages.report_card import ServingCost
 from lorimer.evaluation.task import Task
 from lorimer.inference.composition import Composition
 from lorimer.inference.engine import Engine, generate

@@ -8,8 +8,8 @@ from typing import Any
 
 from lorimer.data.example import Message
 from lorimer.errors import DataError
-from lorimer.evaluation.scorers import field_accuracy, score
-from lorimer.evaluation.statistics import Interval, PairedComparison, Proportion, compare_pairs, proportion_of
+from lorimer.evaluation.scorers.catalogue import field_accuracy, score
+from lorimer.evaluation.statistics.proportions import Interval, PairedComparison, Proportion, compare_pairs, proportion_of
 from lorimer.evaluation.task import Sample, Task
 from lorimer.storage import digest_of
 

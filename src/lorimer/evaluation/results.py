@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from lorimer.errors import DataError
-from lorimer.evaluation.score import Score
+from lorimer.evaluation.scorers.score import Score
 from lorimer.evaluation.task import Kind
 from lorimer.storage import digest_of
 

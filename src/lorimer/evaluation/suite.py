@@ -21,7 +21,7 @@ from lorimer.data.dataset import read_dataset
 from lorimer.data.features import place_of
 from lorimer.errors import ConfigError, DataError, NotFoundError
 from lorimer.evaluation.items import read_items
-from lorimer.evaluation.judge_spec import JudgeSpec, read_judge
+from lorimer.evaluation.judge.spec import JudgeSpec, read_judge
 from lorimer.evaluation.results import Family
 from lorimer.evaluation.suite_spec import Rule, SuiteSpec, TaskSpec
 from lorimer.evaluation.task import Sample, Task, task_from_dataset

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from lorimer.config import Strict
 from lorimer.evaluation.results import Family
-from lorimer.evaluation.scorers import SCORERS
+from lorimer.evaluation.scorers.catalogue import SCORERS
 from lorimer.evaluation.task import Kind, Template
 
 Against = Literal["base", "incumbent"]

@@ -13,7 +13,7 @@ from lorimer.config import home
 from lorimer.data.dataset import FOLDER_LEN, find_folder
 from lorimer.errors import LorimerError
 from lorimer.evaluation.gates import GateResult
-from lorimer.evaluation.page import report_folder
+from lorimer.evaluation.pages.page import report_folder
 from lorimer.registry.audit import read_audit
 from lorimer.registry.records import AdapterVersion, AuditEntry
 from lorimer.registry.registry import Registry

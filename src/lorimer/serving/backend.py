@@ -1,6 +1,6 @@
 """What the gateway asks of whatever computes answers: sequences in, their tokens out. Prompts, text, names, keys and limits stay outside.
 
-There are two: the embedded engine's thread (worker.py) and vLLM behind HTTP (vllm_backend.py).
+There are two: the embedded engine's thread (worker.py) and vLLM behind HTTP (vllm/backend.py).
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping

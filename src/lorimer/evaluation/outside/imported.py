@@ -11,7 +11,7 @@ from typing import Any
 
 from lorimer.errors import DataError
 from lorimer.evaluation.results import Family, ItemScores, TaskResult
-from lorimer.evaluation.score import Score
+from lorimer.evaluation.scorers.score import Score
 from lorimer.evaluation.task import Kind
 from lorimer.storage import digest_of
 

@@ -1,0 +1,1 @@
+"""A model as judge: pinned, asked in both orders, calibrated against people."""

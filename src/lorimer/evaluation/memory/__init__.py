@@ -1,0 +1,1 @@
+"""What a model knows by heart: canaries, rows word by word, who was in the training data."""

@@ -1,0 +1,1 @@
+"""vLLM behind the gateway: its flags, its plugin, its proof."""
