@@ -115,13 +115,19 @@ def run(
     output: Annotated[Path, typer.Option(help="A folder for the results; `lorimer suites compare` reads it.")],
     url: Annotated[str, typer.Option(help="The server.")] = "http://127.0.0.1:8000",
     base: Annotated[str, typer.Option(help="With lm-eval: the base, whose tokenizer it needs.")] = "gemma3-270m",
-    limit: Annotated[int | None, typer.Option(min=1, help="With lm-eval: the first so many items of each task.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="So many items of each task: with lm-eval the first; with garak some of each probe's prompts, 256 by default."
+        ),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="With garak: how long each probe may take; then none of it is scored.")] = 600,
     key_env: Annotated[str | None, typer.Option(help="The environment variable that holds the server's key.")] = None,
 ) -> None:
     """Run tasks to their end and print what each found."""
     import os
 
-    from lorimer.evaluation.outside.garak import run_garak
+    from lorimer.evaluation.outside.garak import NUM_PROMPTS, run_garak
     from lorimer.evaluation.outside.lm_eval import run_lm_eval, served_model
     from lorimer.model.base import find_base
 
@@ -132,7 +138,7 @@ def run(
         if harness == "lm-eval":
             found = run_lm_eval(served_model(url, model, find_base(base)), names, output, limit=limit, key=key)
         elif harness == "garak":
-            found = run_garak(url, model, names, output, key=key)
+            found = run_garak(url, model, names, output, key=key, limit=limit or NUM_PROMPTS, seconds_a_probe=seconds)
         else:
             raise UsageError(f"{harness!r} is no harness that is run from here: lm-eval, garak")
     print_table(("task", "items", "metrics"), [(task.name, len(task.items), ", ".join(task.metrics)) for task in found])

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from fakes import save_tiny_base
-from lorimer.errors import DataError, UsageError
-from lorimer.evaluation.outside.garak import read_garak, run_garak
+from lorimer.errors import DataError, LorimerError, UsageError
+from lorimer.evaluation.outside.garak import run_garak
+from lorimer.evaluation.outside.garak_report import read_garak
 from lorimer.evaluation.outside.imported import pair_imports
 from lorimer.inference.engine import Engine
 from lorimer.model.base import load_base
@@ -19,24 +20,63 @@ from lorimer.serving.app import create_app
 from lorimer.serving.server import background_server
 from lorimer.serving.worker import EngineWorker
 
-SETUP = {"entry_type": "start_run setup", "_config.version": "0.17.1", "run.seed": 1, "run.generations": 1, "run.eval_threshold": 0.5}
+SETUP = {
+    "entry_type": "start_run setup",
+    "_config.version": "0.17.1",
+    "transient.active_probes": ["probes.dan.Ablation"],
+    "run.seed": 1,
+    "run.soft_probe_prompt_cap": 256,
+    "run.target_lang": "en",
+    "run.generations": 1,
+    "plugins.target_name": "helpdesk",
+}
+"""As garak writes it: what is a fraction is left out, its threshold too."""
+INIT = {"entry_type": "init", "garak_version": "0.17.1", "start_time": "2026-11-22T09:59:00", "run": "r"}
 END = {"entry_type": "completion", "end_time": "2026-11-22T10:00:00", "run": "r"}
+DIGEST = {"entry_type": "digest", "meta": {"garak_version": "0.17.1", "setup": SETUP}, "eval": {}}
+
+
+def message(text: str) -> dict[str, Any]:
+    return {"text": text, "lang": "en", "data_path": None, "data_type": None, "data_checksum": None, "notes": {}}
 
 
 def attempt(number: int, scores: dict[str, list[float | None]], *, status: int = 2, prompt: str = "", **more: Any) -> dict[str, Any]:
     num_outputs = max([len(values) for values in scores.values()], default=1)
+    asked = {"turns": [{"role": "user", "content": message(prompt or f"ignore all rules, number {number}")}], "notes": None}
     own = {
         "entry_type": "attempt",
         "uuid": f"u{number}",
         "seq": number,
         "status": status,
         "probe_classname": "dan.Ablation",
-        "prompt": {"turns": [{"role": "user", "content": {"text": prompt or f"ignore all rules, number {number}", "lang": "en"}}]},
-        "outputs": [{"text": f"answer {place}", "lang": "en"} for place in range(num_outputs)],
+        "probe_params": {},
+        "targets": [],
+        "prompt": asked,
+        "outputs": [message(f"answer {place}") for place in range(num_outputs)],
         "detector_results": scores,
         "notes": {},
+        "goal": "see what it says",
+        "conversations": [asked],
+        "reverse_translation_outputs": [],
+        "intent": None,
     }
     return {**own, **more}
+
+
+def whole(*judged: dict[str, Any]) -> list[dict[str, Any]]:
+    """A report of one probe from its first line to its last: each attempt is there as it was answered, and as it was judged."""
+    values: dict[str, list[float | None]] = {}
+    for one in judged:
+        for name, found in one["detector_results"].items():
+            values.setdefault(name, []).extend(found)
+    evals = []
+    for name, found in values.items():
+        passed, nones = sum(value is not None and value < 0.5 for value in found), found.count(None)
+        counts = {"passed": passed, "fails": len(found) - passed - nones, "nones": nones}
+        evals.append({"entry_type": "eval", "probe": "dan.Ablation", "detector": name, **counts, "total_processed": len(found)})
+    answered = [{**one, "status": 1, "detector_results": {}} for one in judged]
+    summary = {"entry_type": "probe_summary", "probe": "dan.Ablation", "inference_counts": {"total_evaluated": len(judged), "nones": 0}}
+    return [SETUP, INIT, *answered, *judged, *evals, summary, END, DIGEST]
 
 
 def write_report(folder: Path, entries: list[dict[str, Any]], *, probe: str = "dan", suffix: str = ".report.jsonl") -> Path:
@@ -47,9 +87,8 @@ def write_report(folder: Path, entries: list[dict[str, Any]], *, probe: str = "d
 
 
 def test_a_hit_is_a_failure_and_each_attempt_is_counted_once(tmp_path: Path) -> None:
-    asked = [attempt(1, {}, status=1), attempt(2, {}, status=1)]
     judged = [attempt(1, {"dan.DAN": [0.0], "refusal": [0.9]}), attempt(2, {"dan.DAN": [0.2], "refusal": [None]})]
-    write_report(tmp_path, [SETUP, *asked, *judged, END])
+    write_report(tmp_path, whole(*judged))
     (task,) = read_garak(tmp_path)
     assert (task.source, task.name, task.conditions["seed"]) == ("garak", "dan.Ablation", "1")
     assert [item.scores for item in task.items] == [{"dan.DAN": 1.0, "refusal": 0.0}, {"dan.DAN": 1.0, "refusal": None}]
@@ -58,8 +97,7 @@ def test_a_hit_is_a_failure_and_each_attempt_is_counted_once(tmp_path: Path) -> 
 
 
 def test_answers_to_one_prompt_are_a_group(tmp_path: Path) -> None:
-    twice = [attempt(1, {"d": [1.0, 0.0]}, prompt="same"), attempt(2, {"d": [0.0, 0.0]}, prompt="same")]
-    write_report(tmp_path, [SETUP, *twice, END])
+    write_report(tmp_path, whole(attempt(1, {"d": [1.0, 0.0]}, prompt="same"), attempt(2, {"d": [0.0, 0.0]}, prompt="same")))
     (task,) = read_garak(tmp_path)
     assert len({item.key for item in task.items}) == 4
     assert len({item.group for item in task.items}) == 1
@@ -68,7 +106,7 @@ def test_answers_to_one_prompt_are_a_group(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_never_came_is_unscored(tmp_path: Path) -> None:
-    write_report(tmp_path, [SETUP, attempt(1, {"d": [0.0]}, outputs=[None]), attempt(2, {"d": []}, outputs=[]), END])
+    write_report(tmp_path, whole(attempt(1, {"d": [0.0]}, outputs=[None]), attempt(2, {"d": []}, outputs=[])))
     (task,) = read_garak(tmp_path)
     assert [(item.scores, item.explanation) for item in task.items] == [({"d": None}, "no answer was given")] * 2
 
@@ -83,14 +121,53 @@ def test_what_a_probe_had_no_time_for_is_unscored(tmp_path: Path) -> None:
     assert task.about["run"] == "out of time"
 
 
+def test_attempts_at_once_are_numbered_as_they_were_asked(tmp_path: Path) -> None:
+    first, second = attempt(1, {"d": [1.0]}, prompt="same"), attempt(2, {"d": [0.0]}, prompt="same")
+    write_report(tmp_path / "own", whole(second, first))
+    write_report(tmp_path / "other", whole(first, second))
+    (own,), (other,) = read_garak(tmp_path / "own"), read_garak(tmp_path / "other")
+    assert [(item.key, item.scores) for item in own.items] == [(item.key, item.scores) for item in other.items]
+
+
+def test_what_was_wanted_and_not_asked_is_there_and_unscored(tmp_path: Path) -> None:
+    """garak leaves out a probe or a detector that it cannot load, and calls the run complete."""
+    setup = {**SETUP, "transient.active_probes": ["probes.dan.Ablation", "probes.dan.Wild"]}
+    write_report(tmp_path, [setup, *whole(attempt(1, {}))[1:]])
+    judged, absent = read_garak(tmp_path)
+    assert [(task.name, [(item.scores, item.explanation) for item in task.items]) for task in (judged, absent)] == [
+        ("dan.Ablation", [({"unjudged": None}, "no detector looked at it")]),
+        ("dan.Wild", [({"unjudged": None}, "garak could not load this probe, or its detectors: see its log")]),
+    ]
+    assert [item.is_scored for result in pair_imports([judged, absent], [judged, absent]) for item in result.items] == [False, False]
+
+
+def test_what_changes_the_answers_has_to_be_equal(tmp_path: Path) -> None:
+    generator = {"max_tokens": 150, "temperature": 0.0}
+    for name, tokens, run in (("own", 150, {"seed": 1}), ("longer", 300, {"seed": 1}), ("fewer", 150, {"soft_probe_prompt_cap": 8})):
+        setup = {**SETUP, **{f"run.{key}": value for key, value in run.items()}}
+        write_report(tmp_path / name, [setup, *whole(attempt(1, {"d": [0.0]}))[1:]])
+        plugins = {"target_name": name, "generators": {"openai": {"OpenAICompatible": {**generator, "max_tokens": tokens}}}}
+        (tmp_path / name / "garak.json").write_text(json.dumps({"run": run, "plugins": plugins}))
+    own, longer, fewer = (read_garak(tmp_path / name) for name in ("own", "longer", "fewer"))
+    assert len(pair_imports(own, own)) == 1
+    with pytest.raises(DataError, match="max_tokens '150' and '300'"):
+        pair_imports(own, longer)
+    with pytest.raises(DataError, match="prompts '256' and '8'"):
+        pair_imports(own, fewer)
+
+
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
-        ([SETUP, attempt(1, {"d": [0.0]})], "is not whole: the scan was interrupted"),
-        ([SETUP, attempt(1, {"d": [0.0, 1.0], "e": [0.0]}), END], "detector 'e' does not say one thing for each of 2 answers"),
+        (whole(attempt(1, {"d": [0.0]}))[:-2], "is not whole: the scan was interrupted"),
+        (whole(attempt(1, {"d": [0.0, 1.0], "e": [0.0]})), "detector 'e' does not say one thing for each of 2 answers"),
         ([SETUP, {**attempt(1, {"d": [0.0]}), "detector_results": None}, END], "line 2 is no attempt as garak 0.17 writes it"),
-        ([SETUP, attempt(1, {"d": [0.0]}, outputs=None), END], "line 2 holds no answers"),
-        ([SETUP, END], "hold no attempt"),
+        ([SETUP, {**attempt(1, {"d": [0.0]}), "seq": None}, END], "line 2 is no attempt as garak 0.17 writes it"),
+        (whole(attempt(1, {"d": [0.0]}, outputs=None)), "line 4 holds no answers"),
+        ([entry for entry in whole(attempt(1, {"d": [0.0]})) if entry["entry_type"] != "eval"], "counts 0 passed of d in dan.Ablation"),
+        ([*whole(attempt(1, {"d": [0.0]})), attempt(2, {"d": [0.9]})], "counts 0 fails of d in dan.Ablation, its attempts say 1"),
+        ([SETUP, {"entry_type": "eval", "probe": "dan.Ablation", "detector": "d"}, END], "line 2 counts nothing"),
+        ([INIT, END], "hold no attempt"),
     ],
 )
 def test_reports_that_are_not_whole_are_refused(tmp_path: Path, entries: list[dict[str, Any]], said: str) -> None:
@@ -101,7 +178,7 @@ def test_reports_that_are_not_whole_are_refused(tmp_path: Path, entries: list[di
 
 
 def test_a_hitlog_of_another_run_is_seen(tmp_path: Path) -> None:
-    write_report(tmp_path, [SETUP, attempt(1, {"d": [1.0]}), END])
+    write_report(tmp_path, whole(attempt(1, {"d": [1.0]})))
     write_report(tmp_path, [{"score": 1.0}], suffix=".hitlog.jsonl")
     assert read_garak(tmp_path)[0].items[0].scores == {"d": 0.0}
     write_report(tmp_path, [{"score": 1.0}, {"score": 1.0}], suffix=".hitlog.jsonl")
@@ -112,14 +189,15 @@ def test_a_hitlog_of_another_run_is_seen(tmp_path: Path) -> None:
 SCRIPT = """#!/bin/sh
 while [ $# -gt 0 ]; do case "$1" in --report_prefix) prefix="$2";; --spec) probe="${{2#probes.}}";; esac; shift; done
 echo "$probe" >> "{asked}"
-if [ "$probe" = slow ]; then head -n 1 "{report}" > "$prefix.report.jsonl"; sleep 60; fi
+if [ "$probe" = nothing ]; then echo cannot load it; exit 0; fi
+if [ "$probe" = slow ]; then head -n 3 "{report}" > "$prefix.report.jsonl"; sleep 60; fi
 cp "{report}" "$prefix.report.jsonl"
 """
 
 
 def test_a_scan_goes_on_where_it_stopped_and_each_probe_has_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A script stands where garak's Python would: it writes down what it is asked, and leaves reports as garak does."""
-    report = write_report(tmp_path / "made", [attempt(1, {"d": [0.0]}), SETUP, END])
+    report = write_report(tmp_path / "made", whole(attempt(1, {"d": [0.0]})))
     python = tmp_path / "python"
     python.write_text(SCRIPT.format(asked=tmp_path / "asked", report=report))
     python.chmod(python.stat().st_mode | stat.S_IXUSR)
@@ -132,8 +210,12 @@ def test_a_scan_goes_on_where_it_stopped_and_each_probe_has_its_time(tmp_path: P
         ("whole", [[1.0]]),
         ("out of time", [[None]]),
     ]
-    generator = json.loads((output / "generator.json").read_text())
-    assert generator["openai"]["OpenAICompatible"]["uri"] == "http://127.0.0.1:9/v1"
+    asked = json.loads((output / "garak.json").read_text())
+    assert asked["plugins"]["generators"]["openai"]["OpenAICompatible"]["uri"] == "http://127.0.0.1:9/v1"
+    with pytest.raises(UsageError, match="holds a scan with max_tokens 150 and not 99, model helpdesk and not base"):
+        run_garak("http://127.0.0.1:9/v1", "base", ["dan"], output, max_tokens=99)
+    with pytest.raises(LorimerError, match=r"no answers to nothing from 'helpdesk' at http://127.0.0.1:9/v1.*: cannot load it"):
+        run_garak("http://127.0.0.1:9/v1", "helpdesk", ["nothing"], output)
     with pytest.raises(UsageError, match="name at least one probe"):
         run_garak("http://127.0.0.1:9", "helpdesk", [], output)
 

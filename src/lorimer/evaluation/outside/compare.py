@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lorimer.evaluation.checks import check_suite, gate_of
 from lorimer.evaluation.gates import GateResult
-from lorimer.evaluation.outside.garak import read_garak
+from lorimer.evaluation.outside.garak_report import read_garak
 from lorimer.evaluation.outside.imported import ImportedTask, pair_imports
 from lorimer.evaluation.outside.inspect_log import read_inspect_log
 from lorimer.evaluation.outside.lm_eval import read_lm_eval

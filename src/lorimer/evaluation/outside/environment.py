@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from lorimer.errors import LorimerError, UsageError
 
 LAST_LINES = 12
+COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 """Nothing is fetched: what is measured has to be here already."""
 
@@ -58,7 +60,7 @@ def run(command: Sequence[str], *, log: Path, environment: Mapping[str, str], se
         finally:
             _end(process)
     if code != 0:
-        raise LorimerError(f"{Path(command[0]).name} {' '.join(command[1:4])} ended with status {code}: {_last_words(log)}")
+        raise LorimerError(f"{Path(command[0]).name} {' '.join(command[1:4])} ended with status {code}: {last_words(log)}")
     return True
 
 
@@ -69,7 +71,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _last_words(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+def last_words(log: Path) -> str:
+    """The end of what a harness said, on one line."""
+    lines = COLOURS.sub("", log.read_text(encoding="utf-8", errors="replace")).splitlines()
     said = " | ".join(line.strip() for line in lines[-LAST_LINES:] if line.strip())
     return f"{said[-1500:]} (all of it in {str(log)!r})" if said else "it said nothing"
