@@ -121,6 +121,7 @@ def run(
             min=1, help="So many items of each task: with lm-eval the first; with garak some of each probe's prompts, 256 by default."
         ),
     ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="With garak: the longest answer.")] = 150,
     seconds: Annotated[float, typer.Option(min=1, help="With garak: how long each probe may take; then none of it is scored.")] = 600,
     key_env: Annotated[str | None, typer.Option(help="The environment variable that holds the server's key.")] = None,
 ) -> None:
@@ -138,7 +139,9 @@ def run(
         if harness == "lm-eval":
             found = run_lm_eval(served_model(url, model, find_base(base)), names, output, limit=limit, key=key)
         elif harness == "garak":
-            found = run_garak(url, model, names, output, key=key, limit=limit or NUM_PROMPTS, seconds_a_probe=seconds)
+            found = run_garak(
+                url, model, names, output, key=key, max_tokens=max_tokens, limit=limit or NUM_PROMPTS, seconds_a_probe=seconds
+            )
         else:
             raise UsageError(f"{harness!r} is no harness that is run from here: lm-eval, garak")
     print_table(("task", "items", "metrics"), [(task.name, len(task.items), ", ".join(task.metrics)) for task in found])
