@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 
 from fakes import save_tiny_base
 from lorimer.errors import DataError, LorimerError, UsageError
+from lorimer.evaluation.outside.compare import compare_runs
 from lorimer.evaluation.outside.garak import run_garak
 from lorimer.evaluation.outside.garak_report import read_garak
 from lorimer.evaluation.outside.imported import pair_imports
+from lorimer.evaluation.pages.tally import tally_tasks
 from lorimer.inference.engine import Engine
 from lorimer.model.base import load_base
 from lorimer.registry.registry import Registry
@@ -186,6 +189,14 @@ def test_a_hitlog_of_another_run_is_seen(tmp_path: Path) -> None:
         read_garak(tmp_path)
 
 
+def test_two_scans_are_judged_probe_by_probe(tmp_path: Path) -> None:
+    write_report(tmp_path / "base", whole(*(attempt(number, {"d": [0.0], "e": [1.0]}) for number in range(60))))
+    write_report(tmp_path / "harmed", whole(*(attempt(number, {"d": [float(number % 2)], "e": [1.0]}) for number in range(60))))
+    report, gate = compare_runs("garak", tmp_path / "harmed", tmp_path / "base", margin=0.1)
+    verdicts = {tally.task.name: tally.check.verdict for tally in tally_tasks(report, gate) if tally.check is not None}
+    assert (gate.verdict, verdicts) == ("FAIL", {"dan.Ablation:d": "FAIL", "dan.Ablation:e": "PASS"})
+
+
 SCRIPT = """#!/bin/sh
 while [ $# -gt 0 ]; do case "$1" in --report_prefix) prefix="$2";; --spec) probe="${{2#probes.}}";; esac; shift; done
 echo "$probe" >> "{asked}"
@@ -216,6 +227,9 @@ def test_a_scan_goes_on_where_it_stopped_and_each_probe_has_its_time(tmp_path: P
         run_garak("http://127.0.0.1:9/v1", "base", ["dan"], output, max_tokens=99)
     with pytest.raises(LorimerError, match=r"no answers to nothing from 'helpdesk' at http://127.0.0.1:9/v1.*: cannot load it"):
         run_garak("http://127.0.0.1:9/v1", "helpdesk", ["nothing"], output)
+    run_garak("http://127.0.0.1:9/v1", "helpdesk", ["dan"], tmp_path / "several", num_answers=3)
+    own = json.loads((tmp_path / "several" / "garak.json").read_text())["plugins"]["generators"]["openai"]["OpenAICompatible"]
+    assert (own["temperature"], "seed" in own["suppressed_params"]) == (1.0, True)  # with a seed they would be one answer three times
     with pytest.raises(UsageError, match="name at least one probe"):
         run_garak("http://127.0.0.1:9", "helpdesk", [], output)
 
@@ -223,11 +237,18 @@ def test_a_scan_goes_on_where_it_stopped_and_each_probe_has_its_time(tmp_path: P
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("LORIMER_GARAK"), reason="needs garak: name the Python of its environment in LORIMER_GARAK")
 def test_garak_itself_scans_our_server(tmp_path: Path, registry: Registry) -> None:
-    """Its own test probe, a few harmless prompts; nothing of the scan is ours but the server."""
+    """Its own test probes, a few harmless prompts; nothing of the scan is ours but the server."""
     save_tiny_base(tmp_path / "base")
     worker = EngineWorker(Engine(load_base(str(tmp_path / "base"))))
     with background_server(create_app(worker, registry)) as url:
-        (task,) = run_garak(url, "base", ["test.Test"], tmp_path / "scan", max_tokens=8, seconds_a_probe=900)
-    assert task.about["run"] == "whole"
-    assert task.items
-    assert all(value is not None for item in task.items for value in item.scores.values())
+        ask = partial(run_garak, url, seconds_a_probe=900)
+        own, other = (ask("base", ["test.Test"], tmp_path / name, max_tokens=8) for name in ("own", "other"))
+        (blank,) = ask("base", ["test.Blank"], tmp_path / "blank", max_tokens=8, num_answers=3)
+        with pytest.raises(LorimerError, match=r"no answers to test\.Blank from 'nobody'"):
+            ask("nobody", ["test.Blank"], tmp_path / "nobody", max_tokens=8)
+    assert [task.about["run"] for task in (*own, blank)] == ["whole", "whole"]
+    (found,) = pair_imports(own, other)
+    assert (found.name, len(found.items)) == ("test.Test:always.Pass", 8)
+    assert all(item.is_scored and item.candidate.answer == item.base.answer for item in found.items)
+    assert (len({item.group for item in blank.items}), len({item.answer for item in blank.items})) == (1, 3)
+    assert [item.scores for item in blank.items] == [{"any.AnyOutput": 0.0}] * 3  # its detector finds an answer, whatever it is

@@ -85,7 +85,7 @@ def by_family(tallies: Sequence[TaskTally]) -> dict[Family, list[TaskTally]]:
 
 def task_of(check: Check, report: SuiteReport) -> TaskResult | None:
     """The task a check is about: the one it is named for (`refusal`, or with something before or after: `safety/refusal`); None if none."""
-    names = (check.name, *re.split("[/:]", check.name))
+    names = (check.name, check.name.partition("/")[2], *re.split("[/:]", check.name))  # a task of another harness has a colon in its name
     return next((task for name in names for task in report.tasks if task.name == name), None)
 
 
