@@ -158,7 +158,8 @@ def show_suite_report(report: SuiteReport, gate: GateResult) -> None:
             row = [family, f"{tally.task.name}{unscored}", level(tally.base, tally.unit)]
             row += [level(tally.incumbent, tally.unit)] if has_incumbent else []
             row += [level(tally.candidate, tally.unit), change(tally.difference, tally.unit), duel]
-            table.add_row(*(Text(cell) for cell in row), Text(verdict, style=VERDICT_STYLES.get(verdict, "")))
+            cells = [Text(cell, overflow="fold") for cell in row]  # a task's name is not cut off, long as it may be
+            table.add_row(*cells, Text(verdict, style=VERDICT_STYLES.get(verdict, ""), overflow="fold"))
         table.add_section()
     console.print(table)
     console.print(Text(f"Change, won and lost: against {'the incumbent' if has_incumbent else 'the base'}."), highlight=False)
