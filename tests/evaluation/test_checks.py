@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from lorimer.evaluation.checks import check_sealed, check_suite, check_task
 from lorimer.evaluation.results import ItemScores, SuiteReport, TaskResult
 from lorimer.evaluation.scorers.score import Score
+from lorimer.evaluation.statistics.proportions import FEWEST_TO_PASS
 
 
 def items(*kinds: tuple[int, float | None, float | None, float | None], **shared: Any) -> tuple[ItemScores, ...]:
@@ -170,6 +171,71 @@ def test_small_or_broken_evidence_never_passes_what_it_cannot_show(kinds: list[A
         assert found.value is not None
         assert "not_worse_than" not in rule  # forty items cannot show two points
         assert "never" not in rule
+        assert found.num_items >= FEWEST_TO_PASS
+
+
+@pytest.mark.parametrize(
+    ("rule", "kinds", "wanted"),
+    [
+        (BETTER, [(24, 1, 0, 0)], "INCONCLUSIVE"),
+        (BETTER, [(25, 1, 0, 0)], "PASS"),
+        ({"not_worse_than": "base", "margin": 0.5}, [(3, 1, 0, 0)], "INCONCLUSIVE"),
+        ({"not_worse_than": "base", "margin": 0.5}, [(3, 0.9, 0.2, 0), (20, 0.8, 0.3, 0)], "INCONCLUSIVE"),
+        ({"not_worse_than": "base", "margin": 0.5}, [(25, 1, 1, 0)], "PASS"),
+        ({"at_least": 0.5}, [(24, 1, 0, 0)], "INCONCLUSIVE"),
+        ({"at_least": 0.5}, [(25, 1, 0, 0)], "PASS"),
+        ({"at_most": 0.5}, [(24, 0, 0, 0)], "INCONCLUSIVE"),
+        (BETTER, [(12, 0, 1, 0)], "FAIL"),
+        ({"at_least": 0.9}, [(12, 0, 0, 0)], "FAIL"),
+    ],
+)
+def test_few_items_fail_and_never_pass(rule: dict[str, Any], kinds: list[Any], wanted: str) -> None:
+    found = check_task(task(rule, *kinds), has_incumbent=True)
+    assert found.verdict == wanted
+    if wanted == "INCONCLUSIVE":
+        assert f"{FEWEST_TO_PASS - found.num_items} more are needed" in found.remedy
+
+
+def test_groups_are_what_is_counted_for_enough() -> None:
+    """A hundred items in twenty groups are twenty."""
+    own = tuple(replace(one, group=f"g{index % 20}") for index, one in enumerate(items((100, 1, 0, 0))))
+    found = check_task(task({"not_worse_than": "base", "margin": 0.9}, items=own), has_incumbent=True)
+    assert found.verdict == "INCONCLUSIVE"
+    assert "25 groups of items: 5 more" in found.remedy
+
+
+def passes(rule: dict[str, Any], num_won: int, num_lost: int, num_rest: int) -> bool:
+    return verdict(task(rule, (num_won, 1, 0, 0), (num_lost, 0, 1, 1), (num_rest, 1, 1, 1))) == "PASS"
+
+
+@pytest.mark.parametrize("num_items", [1, 3, 10, 24, 25, 29])
+@pytest.mark.parametrize("margin", [0.0, 0.05, 0.3])
+def test_what_is_worse_by_the_margin_passes_seldom_however_few_items(num_items: int, margin: float) -> None:
+    """Exact: all that can come of so many items, each with its chance, for every share of items on which the two differ."""
+    rule = {"not_worse_than": "base", "margin": margin} if margin else BETTER
+    counts = [(b, c) for b in range(num_items + 1) for c in range(num_items + 1 - b)]
+    passing = [(b, c) for b, c in counts if passes(rule, b, c, num_items - b - c)]
+    assert bool(passing) == (num_items >= FEWEST_TO_PASS)
+    for discordance in (0.05, 0.1, 0.3, 0.6, 1.0):
+        if discordance >= margin:
+            chances = ((discordance - margin) / 2, (discordance + margin) / 2, 1 - discordance)
+            assert sum(trinomial(b, c, num_items - b - c, chances) for b, c in passing) <= 0.074
+
+
+def trinomial(b: int, c: int, rest: int, chances: tuple[float, float, float]) -> float:
+    ways = math.comb(b + c + rest, b) * math.comb(c + rest, c)
+    return ways * chances[0] ** b * chances[1] ** c * chances[2] ** rest
+
+
+@pytest.mark.parametrize("num_items", [3, 24, 25, 31, 60])
+@pytest.mark.parametrize("limit", [0.01, 0.2, 0.5, 0.9])
+def test_a_share_just_below_its_limit_passes_in_one_of_twenty_at_most(num_items: int, limit: float) -> None:
+    for rule in ({"at_least": limit}, {"at_most": 1 - limit}):
+        right = range(num_items + 1)
+        passing = [k for k in right if verdict(task(rule, (k, 1, 0, 0), (num_items - k, 0, 0, 0))) == "PASS"]
+        share = limit if "at_least" in rule else 1 - limit
+        assert sum(math.comb(num_items, k) * share**k * (1 - share) ** (num_items - k) for k in passing) <= 0.05 + 1e-9
+        assert not passing or num_items >= FEWEST_TO_PASS
 
 
 @pytest.mark.parametrize(("value", "wanted"), [(8.0, "FAIL"), (0.0, "INCONCLUSIVE")])

@@ -13,6 +13,7 @@ from lorimer.data.example import Message
 from lorimer.errors import GateFailedError, InconclusiveError, LorimerError
 from lorimer.evaluation.gates import GateResult, check, gate_from_json, require_pass
 from lorimer.evaluation.report import EvalReport, build_report
+from lorimer.evaluation.statistics.proportions import FEWEST_TO_PASS
 from lorimer.evaluation.task import Sample, Task
 
 
@@ -50,6 +51,10 @@ def report(both: int = 0, won: int = 0, lost: int = 0, neither: int = 0, unscore
         ({"won": 50, "neither": 50}, {"at_least": 0.85}, "FAIL", "asked for"),  # one PASS, one FAIL
         ({"won": 90, "neither": 10}, {"at_least": 0.85}, "INCONCLUSIVE", "within the interval"),  # one PASS, one open
         ({"lost": 90, "both": 10}, {"at_least": 0.1}, "FAIL", "worse than the base"),  # one open, one FAIL
+        ({"won": 24}, {}, "INCONCLUSIVE", "Nothing passes by fewer than 25 items: 1 more are needed."),
+        ({"won": 4}, {"at_least": 0.3, "beats_base": False}, "INCONCLUSIVE", "too few to pass by. Nothing passes"),
+        ({"won": 25}, {"at_least": 0.5}, "PASS", "better beyond chance"),
+        ({"lost": 12}, {}, "FAIL", "worse than the base"),
     ],
 )
 def test_gate_reads_its_verdict_from_the_intervals(counts: dict[str, int], recipe: dict[str, Any], verdict: str, says: str) -> None:
@@ -149,4 +154,4 @@ def test_gate_passes_only_what_its_intervals_show(counts: dict[str, int], at_lea
         assert at_least is not None or beats_base
         assert at_least is None or evidence.adapter_score.interval.low >= at_least
         assert not beats_base or evidence.comparison.interval.low > 0
-        assert evidence.num_items - evidence.num_unscored >= min_items
+        assert evidence.num_items - evidence.num_unscored >= max(min_items, FEWEST_TO_PASS)

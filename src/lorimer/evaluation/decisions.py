@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lorimer.errors import DataError
-from lorimer.evaluation.gates import Check, Verdict
+from lorimer.evaluation.gates import Check, Verdict, ask_more
 from lorimer.evaluation.memory.exposure import NUM_CHOICES
 from lorimer.evaluation.results import SEALED, ItemScores, TaskResult
 from lorimer.evaluation.scorers.score import Score
@@ -14,12 +14,12 @@ from lorimer.evaluation.statistics.means import compare_means
 from lorimer.evaluation.statistics.proportions import (
     CONFIDENCE,
     DECISION_CONFIDENCE,
+    FEWEST_TO_PASS,
     Interval,
     compare_pairs,
     judge_non_inferior,
-    wilson_interval,
 )
-from lorimer.evaluation.statistics.rates import failure_bound, items_for_rate
+from lorimer.evaluation.statistics.rates import exact_bounds, failure_bound, items_for_rate
 from lorimer.evaluation.statistics.separation import separate
 from lorimer.evaluation.suite_spec import Rule
 
@@ -32,8 +32,8 @@ class Estimate:
 
     value: float
     bounds: Interval
-    discordance: float
-    """Mean square of the item differences: of right-or-wrong items the share where only one of the two is right."""
+    num_independent: int
+    """Items; where they come in groups, groups."""
 
 
 def estimate_difference(task: TaskResult, items: Sequence[ItemScores], *, by_incumbent: bool) -> Estimate:
@@ -41,14 +41,13 @@ def estimate_difference(task: TaskResult, items: Sequence[ItemScores], *, by_inc
     sign = -1.0 if task.metric in LESS_IS_BETTER else 1.0
     pairs = [(value_of(item.candidate), value_of(item.incumbent if by_incumbent else item.base)) for item in items]
     differences = [sign * (own - other) for own, other in pairs]
-    square = math.fsum(difference**2 for difference in differences) / len(differences)
     groups = [item.group for item in items]
     if is_share(task) and not any(groups) and all(value in (0.0, 1.0) for pair in pairs for value in pair):
         compared = compare_pairs((own == 1.0, other == 1.0) for own, other in pairs)
-        return Estimate(value=compared.difference, bounds=compared.bounds, discordance=square)
+        return Estimate(value=compared.difference, bounds=compared.bounds, num_independent=len(items))
     is_bounded = is_share(task) and all(0 <= value <= 1 for pair in pairs for value in pair)  # other harnesses count in other units, too
     mean = compare_means(differences, groups, limits=(-1.0, 1.0) if is_bounded else None)
-    return Estimate(value=mean.difference, bounds=mean.bounds, discordance=square)
+    return Estimate(value=mean.difference, bounds=mean.bounds, num_independent=mean.num_groups)
 
 
 def is_share(task: TaskResult) -> bool:
@@ -133,14 +132,13 @@ def _estimate_level(task: TaskResult, scored: Sequence[ItemScores]) -> Estimate:
         for value, item in zip(values, scored, strict=True):
             kinds[item.tags.get("member") == "yes"].append(value)
         found = separate(kinds[True], kinds[False], confidence=DECISION_CONFIDENCE)
-        return Estimate(value=found.auc, bounds=found.auc_interval, discordance=math.nan)
-    square = math.fsum(value**2 for value in values) / len(values)
+        return Estimate(value=found.auc, bounds=found.auc_interval, num_independent=len(values))
     if is_share(task) and not any(item.group for item in scored) and all(value in (0.0, 1.0) for value in values):
         num_right = sum(value == 1.0 for value in values)
-        bounds = wilson_interval(num_right, len(values), DECISION_CONFIDENCE)
-        return Estimate(value=num_right / len(values), bounds=bounds, discordance=square)
+        bounds = exact_bounds(num_right, len(values))
+        return Estimate(value=num_right / len(values), bounds=bounds, num_independent=len(values))
     mean = compare_means(values, [item.group for item in scored], limits=_limits(task))
-    return Estimate(value=mean.difference, bounds=mean.bounds, discordance=square)
+    return Estimate(value=mean.difference, bounds=mean.bounds, num_independent=mean.num_groups)
 
 
 def _limits(task: TaskResult) -> tuple[float, float] | None:
@@ -151,7 +149,7 @@ def _limits(task: TaskResult) -> tuple[float, float] | None:
 def decide(
     name: str, task: TaskResult, found: Estimate, num_items: int, verdict: Verdict, threshold: float, beside: str, wanted: str
 ) -> Check:
-    """A check in words; bounds that are not finite decide nothing."""
+    """A check in words; bounds that are not finite decide nothing, and few items let nothing pass that is a comparison or a share."""
     if not all(map(math.isfinite, (found.value, found.bounds.low, found.bounds.high))):
         reason = f"{num_items} items are too few, or too much alike, to bound what they show: it cannot be told whether it is {wanted}."
         return Check(
@@ -164,6 +162,10 @@ def decide(
             reason=reason,
             remedy="Ask more items.",
         )
+    fewest = FEWEST_TO_PASS if beside or is_share(task) else 1
+    has_too_few = verdict == "PASS" and found.num_independent < fewest
+    if has_too_few:
+        verdict = "INCONCLUSIVE"
     size = f"{size_of(task, found.value, sign=True)} {beside} on" if beside else f"{_level(task, found.value)} on"
     shown = size_of if beside else _level
     between = f"{shown(task, found.bounds.low)} to {shown(task, found.bounds.high)}"
@@ -172,7 +174,7 @@ def decide(
     if verdict == "FAIL":
         remedy = "Look at the lost items in the report before training again."
     elif verdict == "INCONCLUSIVE":
-        remedy = _settle(found, threshold, num_items)
+        remedy = ask_more(found.num_independent, num_items) if has_too_few else _settle(found, threshold, num_items, fewest)
     return Check(
         name=name,
         verdict=verdict,
@@ -185,12 +187,12 @@ def decide(
     )
 
 
-def _settle(found: Estimate, threshold: float, num_items: int) -> str:
+def _settle(found: Estimate, threshold: float, num_items: int, fewest: int) -> str:
     """How many items would end the doubt: the interval shrinks with their square root."""
     distance, half = abs(found.value - threshold), (found.bounds.high - found.bounds.low) / 2
     if not math.isfinite(half) or distance < 1e-9:
         return "At what was found no number of items would settle it; ask more, and look again." if distance < 1e-9 else "Ask more items."
-    needed = max(num_items + 1, math.ceil(num_items * (half / distance) ** 2))
+    needed = max(num_items + 1, fewest, math.ceil(num_items * (half / distance) ** 2))
     return f"About {needed} items would settle it if what was found is so: {needed - num_items} more."
 
 

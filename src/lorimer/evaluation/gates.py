@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from lorimer.config import GateRecipe, Metric
 from lorimer.errors import GateFailedError, InconclusiveError
 from lorimer.evaluation.report import EvalReport, compare_items
-from lorimer.evaluation.statistics.proportions import Interval, items_to_clear, items_to_differ, proportion
+from lorimer.evaluation.statistics.proportions import FEWEST_TO_PASS, Interval, items_to_clear, items_to_differ, proportion
 from lorimer.storage import digest_of
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE", "ERROR"]
@@ -191,7 +191,9 @@ def _check_at_least(report: EvalReport, threshold: float) -> Check:
     verdict: Verdict = "PASS" if interval.low >= threshold else "FAIL" if interval.high < threshold else "INCONCLUSIVE"
     found = f"{score.value:.1%} of {score.num_items} items are right (95% interval {interval.low:.1%} to {interval.high:.1%})"
     remedy = ""
-    if verdict == "PASS":
+    if verdict == "PASS" and score.num_items < FEWEST_TO_PASS:
+        verdict, reason, remedy = "INCONCLUSIVE", f"{found}: too few to pass by.", ask_more(score.num_items, score.num_items)
+    elif verdict == "PASS":
         reason = f"{found}: at least the {threshold:.1%} asked for."
     elif verdict == "FAIL":
         reason, remedy = f"{found}: less than the {threshold:.1%} asked for.", "Train on more or cleaner examples, or ask for less."
@@ -216,7 +218,9 @@ def _check_beats_base(report: EvalReport) -> Check:
     points = f"{100 * pair.difference:+.1f} points against the base on the same {pair.num_items} items"
     found = f"{points} (95% interval {100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
     remedy = ""
-    if verdict == "PASS":
+    if verdict == "PASS" and pair.num_items < FEWEST_TO_PASS:
+        verdict, reason, remedy = "INCONCLUSIVE", f"{found}: too few to pass by.", ask_more(pair.num_items, pair.num_items)
+    elif verdict == "PASS":
         reason = f"{found}: better beyond chance."
     elif verdict == "FAIL":
         reason, remedy = f"{found}: worse than the base.", "Look at the lost items in the report before training again."
@@ -235,11 +239,17 @@ def _check_beats_base(report: EvalReport) -> Check:
     )
 
 
+def ask_more(num_independent: int, num_items: int) -> str:
+    """What to do where there are too few items, or groups of them, for anything to pass."""
+    what = "items" if num_independent == num_items else "groups of items"
+    return f"Nothing passes by fewer than {FEWEST_TO_PASS} {what}: {FEWEST_TO_PASS - num_independent} more are needed."
+
+
 def _settle(num_needed: int | None, num_items: int) -> str:
     """How many items would end the doubt."""
     if num_needed is None:
         return "At the observed rate no number of items would settle it."
-    num_needed = max(num_needed, num_items + 1)
+    num_needed = max(num_needed, num_items + 1, FEWEST_TO_PASS)
     return f"About {num_needed} items would settle it at the observed rate: {num_needed - num_items} more."
 
 

@@ -2,7 +2,7 @@
 
 import math
 
-from lorimer.evaluation.statistics.proportions import CONFIDENCE, NUM_BISECTIONS
+from lorimer.evaluation.statistics.proportions import CONFIDENCE, DECISION_CONFIDENCE, NUM_BISECTIONS, Interval
 
 
 def failure_bound(num_failures: int, num_items: int, confidence: float = CONFIDENCE) -> float:
@@ -20,6 +20,15 @@ def failure_bound(num_failures: int, num_items: int, confidence: float = CONFIDE
         middle = (low + high) / 2
         low, high = (middle, high) if _at_most(num_failures, num_items, middle) > 1 - confidence else (low, middle)
     return high
+
+
+def exact_bounds(num_right: int, num_items: int) -> Interval:
+    """The one-sided 95% bounds of a share, by which a gate decides: right in 95% of cases or more, whatever the share and the number.
+
+    Clopper and Pearson, as above. Wilson's, which are shown elsewhere, let shares pass that lie just below a limit in up to 20% of cases.
+    """
+    low = 1 - failure_bound(num_items - num_right, num_items) if num_items else 0.0
+    return Interval(low=low, high=failure_bound(num_right, num_items), confidence=DECISION_CONFIDENCE)
 
 
 def items_for_rate(limit: float, num_failures: int = 0, confidence: float = CONFIDENCE) -> int:
