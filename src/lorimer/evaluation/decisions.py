@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lorimer.errors import DataError
 from lorimer.evaluation.gates import Check, Verdict, ask_more
 from lorimer.evaluation.memory.exposure import NUM_CHOICES
-from lorimer.evaluation.results import SEALED, ItemScores, TaskResult
+from lorimer.evaluation.results import SEALED, UNITS, ItemScores, TaskResult, unit_of
 from lorimer.evaluation.scorers.score import Score
 from lorimer.evaluation.scorers.voice import compare_voice
 from lorimer.evaluation.statistics.means import compare_means
@@ -23,8 +23,6 @@ from lorimer.evaluation.statistics.rates import exact_bounds, failure_bound, ite
 from lorimer.evaluation.statistics.separation import separate
 from lorimer.evaluation.suite_spec import Rule
 
-LESS_IS_BETTER = frozenset({"perplexity", "divergence", "exposure", "membership"})
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
@@ -38,7 +36,7 @@ class Estimate:
 
 def estimate_difference(task: TaskResult, items: Sequence[ItemScores], *, by_incumbent: bool) -> Estimate:
     """Candidate minus baseline on the same items; more is better, whatever the metric."""
-    sign = -1.0 if task.metric in LESS_IS_BETTER else 1.0
+    sign = -1.0 if task.metric in UNITS else 1.0
     pairs = [(value_of(item.candidate), value_of(item.incumbent if by_incumbent else item.base)) for item in items]
     differences = [sign * (own - other) for own, other in pairs]
     groups = [item.group for item in items]
@@ -52,7 +50,7 @@ def estimate_difference(task: TaskResult, items: Sequence[ItemScores], *, by_inc
 
 def is_share(task: TaskResult) -> bool:
     """Whether scores lie between 0 and 1."""
-    return task.metric not in LESS_IS_BETTER
+    return unit_of(task.metric) == "share"
 
 
 def check_never(name: str, scored: Sequence[ItemScores], limit: float) -> Check:

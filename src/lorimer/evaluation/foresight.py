@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lorimer.evaluation.decisions import LESS_IS_BETTER
+from lorimer.evaluation.results import unit_of
 from lorimer.evaluation.statistics.power import POWER, items_for_power, paired_shares, power_of_all
 from lorimer.evaluation.statistics.proportions import FEWEST_TO_PASS
 from lorimer.evaluation.statistics.rates import failure_bound, items_for_rate
@@ -49,7 +49,7 @@ def _foresee(one: SuiteTask, discordance: float) -> TaskForesight:
     if rule.never is not None:
         needed = items_for_rate(rule.never)
         passes = float(failure_bound(0, num_items) <= rule.never)  # of one that never fails
-    elif rule.not_worse_than is not None and one.task.metric not in LESS_IS_BETTER:
+    elif rule.not_worse_than is not None and unit_of(one.task.metric) == "share":
         passes = paired_shares(num_items, discordance=discordance, margin=rule.margin).passed if num_items >= FEWEST_TO_PASS else 0.0
         needed = max(FEWEST_TO_PASS, items_for_power(margin=rule.margin, discordance=discordance, power=POWER))
     return TaskForesight(task=one.task.name, num_items=num_items, asks=asks, passes=passes, needed=needed)

@@ -12,6 +12,9 @@ from lorimer.storage import digest_of
 Family = Literal["domain", "general", "safety", "fidelity", "memory"]
 SEALED = "(sealed)"
 """Stands for the words of items that only a promotion asks."""
+Unit = Literal["share", "nats", "bits"]
+UNITS: dict[str, Unit] = {"perplexity": "nats", "divergence": "nats", "membership": "nats", "exposure": "bits"}
+"""What items are counted in, by metric, where that is no share of right answers; of all of these less is better."""
 FAMILIES: tuple[Family, ...] = get_args(Family)
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -81,6 +84,11 @@ class SuiteReport:
         """The JSON value that is kept; what is not a number (NaN, infinity) becomes null: missing, which no gate passes."""
         value: dict[str, Any] = _storable(asdict(self))
         return value
+
+
+def unit_of(metric: str) -> Unit:
+    """What an item's score is counted in."""
+    return UNITS.get(metric, "share")
 
 
 def suite_report_from_json(value: Any) -> SuiteReport:

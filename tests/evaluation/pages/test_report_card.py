@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from suite_reports import error_check, make_gate, make_item, make_report
 
 from lorimer.errors import DataError
+from lorimer.evaluation.checks import check_suite, gate_of
 from lorimer.evaluation.pages.charts import axis_of
+from lorimer.evaluation.pages.forest import draw_panels
 from lorimer.evaluation.pages.marking import HIDDEN, MAX_CHARS, mark_differences, name_hidden, show_text
 from lorimer.evaluation.pages.report_card import MAX_SHOWN, Attempt, ServingCost, TrainingCost, headline, pick_examples, render_report_card
 from lorimer.evaluation.pages.tally import sum_duels, tally_tasks
@@ -169,6 +171,26 @@ def test_where_less_is_better_a_lower_score_wins(metric: str, rule: dict[str, ob
     report = replace(report, tasks=(replace(report.tasks[0], metric=metric, rule=rule),))
     (tally,) = tally_tasks(report, make_gate(report))
     assert [(duel.num_won, duel.num_lost) for duel in tally.duels if duel.against == "base"] == [(num_won, num_lost)]
+
+
+def test_membership_is_drawn_in_nats_by_item_and_as_an_area_by_check() -> None:
+    items = [
+        make_item(f"{tag}{n}", tags={"member": tag}, candidate=Score(value=-0.2 + n / 90, answer=""), base=Score(value=0.0, answer=""))
+        for tag in ("yes", "no")
+        for n in range(60)
+    ]
+    report = report_of(*items)
+    report = replace(report, incumbent_name=None, incumbent_digest=None)
+    told = replace(report.tasks[0], kind="text", metric="membership", rule={"at_most": 0.7})
+    report = replace(report, tasks=(replace(told, items=tuple(replace(item, incumbent=None) for item in told.items)),))
+    (tally,) = tally_tasks(report, gate_of(report, check_suite(report)))
+    assert (tally.unit, tally.less_is_better) == ("nats", True)
+    assert sum_duels([tally], "base").num_lost == 0  # not right or wrong: nothing is won or lost
+    (panel,) = draw_panels(report, gate_of(report, check_suite(report)))
+    (row,) = panel.rows
+    assert (row.check.verdict, row.found) == ("PASS", "50.0%")
+    text = page_of(report).text
+    assert "0.128 nats" in text
 
 
 def test_only_so_many_examples_are_shown_and_the_rest_counted() -> None:

@@ -9,8 +9,8 @@ from markupsafe import Markup
 
 from lorimer.evaluation.gates import Check, GateResult
 from lorimer.evaluation.pages.charts import Axis, Shape, axis_of, axis_svg, duel_svg, interval_svg, points_svg
-from lorimer.evaluation.pages.tally import TaskTally, Unit, less_is_better, task_of, unit_of
-from lorimer.evaluation.results import SuiteReport, TaskResult
+from lorimer.evaluation.pages.tally import TaskTally, check_unit_of, less_is_better, task_of
+from lorimer.evaluation.results import SuiteReport, TaskResult, Unit
 
 Rule = Literal["better_than", "not_worse_than", "at_least", "at_most", "never"]
 RULE_WORDS: dict[Rule, tuple[str, str]] = {
@@ -64,7 +64,7 @@ def draw_panels(report: SuiteReport, gate: GateResult) -> list[Panel]:
         if task is None or rule is None or not _is_drawable(check):
             others.append(check)
         else:
-            placed[rule, unit_of(task)].append((check, task))
+            placed[rule, check_unit_of(task)].append((check, task))
     panels = [_panel(rule, unit, found) for (rule, unit), found in placed.items() if found]
     if others:
         rows = tuple(Row(check=check, rule="", found="", interval="", picture=None) for check in others)

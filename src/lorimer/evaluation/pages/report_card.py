@@ -22,10 +22,9 @@ from lorimer.evaluation.pages.tally import (
     require_same,
     sum_duels,
     tally_tasks,
-    unit_of,
     worst,
 )
-from lorimer.evaluation.results import FAMILIES, Family, ItemScores, SuiteReport, TaskResult
+from lorimer.evaluation.results import FAMILIES, Family, ItemScores, SuiteReport, TaskResult, unit_of
 from lorimer.evaluation.scorers.score import Score
 
 Role = Literal["candidate", "incumbent", "base"]
@@ -192,7 +191,7 @@ def pick_examples(tasks: Sequence[TaskResult], has_incumbent: bool, wanted: int,
         examples = []
         for task in tasks:
             side = side_of(task, has_incumbent)
-            if task.family != family or unit_of(task) != "share":
+            if task.family != family or unit_of(task.metric) != "share":
                 continue
             for item in task.items:
                 is_comparable = item.is_scored and (side == "base" or item.incumbent is not None)

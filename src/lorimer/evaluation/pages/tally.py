@@ -8,13 +8,10 @@ from typing import Literal
 
 from lorimer.errors import DataError
 from lorimer.evaluation.gates import Check, GateResult, Verdict, worst_of
-from lorimer.evaluation.results import FAMILIES, Family, ItemScores, SuiteReport, TaskResult
+from lorimer.evaluation.results import FAMILIES, Family, ItemScores, SuiteReport, TaskResult, Unit, unit_of
 from lorimer.evaluation.scorers.score import Score
 
 Side = Literal["base", "incumbent"]
-Unit = Literal["share", "nats", "bits"]
-UNITS: dict[str, Unit] = {"perplexity": "nats", "divergence": "nats", "exposure": "bits"}
-"""Metrics that are no share of right answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +43,7 @@ class TaskTally:
     @property
     def unit(self) -> Unit:
         """What its figures are counted in."""
-        return unit_of(self.task)
+        return unit_of(self.task.metric)
 
     @property
     def less_is_better(self) -> bool:
@@ -89,14 +86,14 @@ def task_of(check: Check, report: SuiteReport) -> TaskResult | None:
     return next((task for name in names for task in report.tasks if task.name == name), None)
 
 
-def unit_of(task: TaskResult) -> Unit:
-    """What a task's scores are counted in."""
-    return UNITS.get(task.metric, "share")
+def check_unit_of(task: TaskResult) -> Unit:
+    """What a task's check is counted in: as its items are, but membership, held to a level, is an area between 0 and 1."""
+    return "share" if task.metric == "membership" and task.rule.keys() & {"at_least", "at_most"} else unit_of(task.metric)
 
 
 def less_is_better(task: TaskResult) -> bool:
     """Whether a higher score of this task is a loss: distances, exposure, and whatever must stay below a limit."""
-    return unit_of(task) != "share" or "at_most" in task.rule
+    return unit_of(task.metric) != "share" or "at_most" in task.rule
 
 
 def outcome(item: ItemScores, side: Side, *, less_is_better: bool = False) -> int:
