@@ -55,6 +55,7 @@ class JudgeServer(ThreadingHTTPServer):
         self.asked: list[str] = []
         self.bodies: list[dict[str, Any]] = []
         self.keys: set[str] = set()
+        self.num_opened = 0
         self.lock = threading.Lock()
 
     @property
@@ -79,6 +80,7 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.keys.add(self.headers.get("Authorization", ""))
             index = len(self.server.asked)
+            self.server.num_opened += not is_item
             if is_item:
                 self.server.asked.append(prompt)
                 self.server.bodies.append(body)

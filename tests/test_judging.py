@@ -199,7 +199,9 @@ def test_a_judge_decides_once_it_agrees_with_people(registry: Registry, tmp_path
         labels = [{"question": f"q{n}", "answer": "ok" if n % 2 else "no", "label": "yes" if n % 2 else "no"} for n in range(120)]
         (tmp_path / "labels.jsonl").write_text("".join(json.dumps(label) + "\n" for label in labels))
         assert run(["judges", "calibrate", str(tmp_path / "judge.yaml"), "--labels", str(tmp_path / "labels.jsonl")]) == 0
-        assert run(["evaluate", "demo@v1", "--suite", str(suite)]) == 0
+        num_opened = server.num_opened
+        assert run(["evaluate", "demo@v1", "demo@v2", "--suite", str(suite)]) == 0
+        assert server.num_opened == num_opened + 1  # opened once, however many adapters it judges
     capsys.readouterr()
 
 

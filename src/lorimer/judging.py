@@ -18,7 +18,8 @@ from lorimer.evaluation.checks import check_sealed, check_suite, gate_of
 from lorimer.evaluation.evaluate import Answer, answers_of, ask
 from lorimer.evaluation.gates import Check, GateResult, JudgedSuite, check, with_suites
 from lorimer.evaluation.judge.calibration import check_judge
-from lorimer.evaluation.judge.record import open_judge
+from lorimer.evaluation.judge.record import Judge, open_judge
+from lorimer.evaluation.judge.spec import JudgeSpec
 from lorimer.evaluation.latency import time_answers
 from lorimer.evaluation.memory.memorisation import memory_suite
 from lorimer.evaluation.pages.page import report_folder, write_report
@@ -140,10 +141,11 @@ def judge_suites(
 ) -> Iterator[Task | Answer | SuiteFinding]:
     """Ask each suite of base, incumbent and all versions together; yields a finding for each suite and version."""
     compositions = {version.digest: composition_of(version) for version in (*versions, *([incumbent] if incumbent else []))}
-    base = Named(name=engine.base.name, digest=engine.base.digest)
+    base, opened = Named(name=engine.base.name, digest=engine.base.digest), dict[str, Judge]()
     for suite in suites:
         sealed = frozenset(s.id for one in suite.tasks for s in one.task.samples if suite.is_reserved(s))
-        judges = [check_judge(open_judge(one.judge)) for one in suite.tasks if one.judge]
+        judges = {one.task.name: _open_once(one.judge, opened) for one in suite.tasks if one.judge}
+        judge_checks = [check_judge(judge) for judge in judges.values()]
         asked: AskedSuite | None = None
         for made in ask_suite(engine, suite if opens_reserve else suite.open_part(), (None, *compositions.values())):
             if isinstance(made, AskedSuite):
@@ -156,9 +158,10 @@ def judge_suites(
         costs = {digest: time_answers(engine, timed, own) for digest, own in asked_of.items()} if timed else {}
         for version in versions:
             beside = Named(name=incumbent.id, digest=incumbent.digest) if incumbent and incumbent.digest != version.digest else None
-            report = build_suite_report(asked, candidate=Named(name=version.id, digest=version.digest), base=base, incumbent=beside)
+            candidate = Named(name=version.id, digest=version.digest)
+            report = build_suite_report(asked, candidate=candidate, base=base, incumbent=beside, judges=judges)
             report = replace(report, suite_digest=suite.digest)  # of the whole, whatever part was asked
-            checks = (*judges, *check_suite(report), *(check_sealed(report, sealed) if opens_reserve else []))
+            checks = (*judge_checks, *check_suite(report), *(check_sealed(report, sealed) if opens_reserve else []))
             judged = JudgedSuite(
                 id=suite.id,
                 digest=suite.digest,
@@ -171,6 +174,14 @@ def judge_suites(
             serving = {role: costs[digest] for role, digest in roles.items()} if costs else {}
             _write_card(finding, version, serving, has_reserve=bool(sealed))
             yield finding
+
+
+def _open_once(spec: JudgeSpec, opened: dict[str, Judge]) -> Judge:
+    """A judge, opened when it is first needed: several tasks and adapters may have one."""
+    key = spec.model_dump_json()
+    if key not in opened:
+        opened[key] = open_judge(spec)
+    return opened[key]
 
 
 def card_path(report: SuiteReport) -> Path:

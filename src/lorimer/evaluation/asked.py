@@ -1,14 +1,14 @@
 """A suite put to a base and adapters in one pass, and what comes of it for each: a report of every item."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from lorimer.evaluation.evaluate import Answer, Models, answers_of, ask, score_answer
 from lorimer.evaluation.judge.judge import judge_answers, judge_pairs
-from lorimer.evaluation.judge.record import open_judge
+from lorimer.evaluation.judge.record import Judge
 from lorimer.evaluation.report import prompt_text
 from lorimer.evaluation.results import SEALED, ItemScores, SuiteReport, TaskResult
 from lorimer.evaluation.scorers.score import Score
@@ -52,10 +52,15 @@ def ask_suite(engine: Engine, suite: Suite, models: Models) -> Iterator[Task | A
     yield AskedSuite(suite=suite, answers=tuple(answers), seconds=time.perf_counter() - start)
 
 
-def build_suite_report(asked: AskedSuite, *, candidate: Named, base: Named, incumbent: Named | None) -> SuiteReport:
-    """One adapter beside its base and the incumbent; of sealed items nothing is quoted."""
+def build_suite_report(
+    asked: AskedSuite, *, candidate: Named, base: Named, incumbent: Named | None, judges: Mapping[str, Judge]
+) -> SuiteReport:
+    """One adapter beside its base and the incumbent; of sealed items nothing is quoted. `judges` are opened, by the task they judge."""
     suite = asked.suite
-    tasks = tuple(_result(suite, one, answers, candidate, incumbent) for one, answers in zip(suite.tasks, asked.answers, strict=True))
+    models = {"base": None, "candidate": candidate.digest, **({"incumbent": incumbent.digest} if incumbent else {})}
+    tasks = tuple(
+        _result(suite, one, answers, models, judges.get(one.task.name)) for one, answers in zip(suite.tasks, asked.answers, strict=True)
+    )
     return SuiteReport(
         suite=suite.name,
         version=suite.version,
@@ -73,13 +78,11 @@ def build_suite_report(asked: AskedSuite, *, candidate: Named, base: Named, incu
     )
 
 
-def _result(suite: Suite, one: SuiteTask, answers: Sequence[Answer], candidate: Named, incumbent: Named | None) -> TaskResult:
+def _result(suite: Suite, one: SuiteTask, answers: Sequence[Answer], models: Mapping[str, str | None], judge: Judge | None) -> TaskResult:
     samples = one.task.samples
-    models = {name: digest for name, digest in (("base", None), ("candidate", candidate.digest))}
-    if incumbent:
-        models["incumbent"] = incumbent.digest
     values = {name: answers_of(answers, digest, len(samples)) for name, digest in models.items()}
-    scores = _judge(one, values) if one.judge else _score(one, values)
+    assert (judge is None) == (one.judge is None), f"task {one.task.name!r} is judged by a judge that was not opened"
+    scores = _judge(one, judge, values) if judge else _score(one, values)
     items = tuple(
         _item(sample, {name: own[index] for name, own in scores.items()}, is_sealed=suite.is_reserved(sample))
         for index, sample in enumerate(samples)
@@ -100,11 +103,9 @@ def _score(one: SuiteTask, values: dict[str, list[Any]]) -> dict[str, list[Score
     return {name: [score_answer(one.task, *both) for both in zip(samples, own, strict=True)] for name, own in values.items()}
 
 
-def _judge(one: SuiteTask, values: dict[str, list[Any]]) -> dict[str, list[Score]]:
+def _judge(one: SuiteTask, judge: Judge, values: dict[str, list[Any]]) -> dict[str, list[Score]]:
     """What a model says of the answers; of pairs, candidate and base share a point, and no incumbent is judged."""
-    assert one.judge is not None
-    judge = open_judge(one.judge)
-    if one.judge.kind == "score":
+    if judge.spec.kind == "score":
         return {name: list(judge_answers(judge, one.task, own)) for name, own in values.items()}
     candidate = list(judge_pairs(judge, one.task, values["candidate"], values["base"]))
     shares = [None if score.value is None else 1 - score.value for score in candidate]
