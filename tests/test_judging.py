@@ -13,7 +13,7 @@ from fakes import save_tiny_base
 from lorimer.cli.main import run
 from lorimer.config import read_recipe
 from lorimer.data.curate import curate
-from lorimer.database import open_database
+from lorimer.database import begin_write, open_database
 from lorimer.errors import GateFailedError, NotFoundError
 from lorimer.evaluation.gates import GateResult
 from lorimer.evaluation.pages.page import report_folder
@@ -21,9 +21,12 @@ from lorimer.evaluation.results import suite_report_from_json
 from lorimer.judging import SuiteFinding, ask_suites, judge_version, needs_judging
 from lorimer.model.base import load_base
 from lorimer.pipeline import train_recipes
+from lorimer.registry.audit import record
 from lorimer.registry.promotion import promote
+from lorimer.registry.recipes import digest_of_recipe
 from lorimer.registry.records import AdapterVersion
 from lorimer.registry.registry import Registry
+from lorimer.registry.seal import SEAL
 
 SEEDS = (0, 1)
 
@@ -80,10 +83,13 @@ def registry(made: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
 
 
 def want(registry: Registry, version: AdapterVersion, home: Path, made: Path, **gate: object) -> None:
-    """Change what the recipe of a version's run asks of its gate."""
+    """As if a version had been registered with another gate in its recipe."""
     path = home / "runs" / version.run_id / "recipe.yaml"
     keys = yaml.safe_load(path.read_text())
     path.write_text(yaml.safe_dump({**keys, "gate": {"min_items": 3, **gate}}))
+    with begin_write(registry.engine) as connection:
+        details = {"recipe_digest": digest_of_recipe(read_recipe(path))}
+        record(connection, actor="ada", action="register", subject=version.id, details=details)
 
 
 def test_adapters_are_asked_in_one_pass_and_each_is_what_it_is_alone(registry: Registry, made: Path, home: Path) -> None:
@@ -143,6 +149,47 @@ def test_promoting_runs_the_gate_and_stops_at_it(registry: Registry, made: Path,
     assert run(["adapters", "promote", "demo@v2", "--override-gate"]) == 2
     assert run(["adapters", "promote", "demo@v2", "--override-gate", "--reason", "the fair is tomorrow"]) == 0
     assert registry.resolve("demo@champion").version == 2
+    capsys.readouterr()
+
+
+def test_a_gate_that_was_weakened_afterwards_promotes_nothing(
+    registry: Registry, made: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = registry.find("demo@v1")
+    path = home / "runs" / version.run_id / "recipe.yaml"
+    kept = path.read_text()
+    path.write_text(yaml.safe_dump({**yaml.safe_load(kept), "gate": {"min_items": 1}}))
+    assert run(["adapters", "promote", "demo@v1"]) == 6
+    assert f"{path}' is not the recipe that demo@v1 was registered with" in " ".join(capsys.readouterr().err.split())
+    assert registry.newest_gate(version) is None
+    assert registry.aliases("demo") == ()
+    path.write_text(kept + "# a remark\n")
+    assert run(["adapters", "promote", "demo@v1"]) == 0
+    assert registry.resolve("demo@champion").version == 1
+
+
+def test_what_is_imported_is_held_to_the_recipe_that_came_with_it(
+    registry: Registry, made: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "elsewhere"
+    shutil.copytree(registry.find("demo@v1").path, folder)
+    (folder / "adapter.lock.json").unlink()
+    (folder / SEAL).unlink()
+    write_recipe(tmp_path, seed=0)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace(str(tmp_path / "base"), str(made / "base")))
+    bare = ["adapters", "import", str(folder), "--allow-unsigned", "--base", str(made / "base")]
+    assert run([*bare, "--name", "bare"]) == 0
+    assert run(["evaluate", "bare"]) == 2
+    assert "import it with `--recipe FILE`" in " ".join(capsys.readouterr().err.split())
+    assert run(["adapters", "promote", "bare"]) == 3
+    assert run([*bare, "--name", "bare", "--recipe", str(recipe)]) == 2  # what these bytes are held to under that name is settled
+    assert run([*bare[:-2], "--name", "held", "--recipe", str(recipe)]) == 0
+    (kept,) = (home / "recipes").glob("*.yaml")
+    assert read_recipe(kept).dataset == registry.find("demo@v1").dataset_digest
+    assert run(["adapters", "promote", "held"]) == 0
+    kept.write_text(kept.read_text().replace("min_items: 3", "min_items: 1"))
+    assert run(["evaluate", "held"]) == 6
     capsys.readouterr()
 
 

@@ -35,6 +35,7 @@ from lorimer.model.base import Base
 from lorimer.registry.attempts import count_attempt
 from lorimer.registry.audit import current_actor
 from lorimer.registry.compositions import composition_of
+from lorimer.registry.recipes import is_imported, recipe_of
 from lorimer.registry.records import AdapterVersion
 from lorimer.registry.registry import CHAMPION, Registry
 from lorimer.registry.roles import check_role
@@ -90,12 +91,13 @@ def judge_version(version: AdapterVersion, base: Base, *, dataset: Dataset | Non
     A composition is judged as its first part is; `dataset` is what took the place of its own, where that was erased.
 
     Raises:
-        UsageError: if it is a merge or composition of what learned from several datasets.
+        UsageError: if it is a merge or composition of what learned from several datasets, or no recipe was given for it.
+        IntegrityError: if its files, or its recipe's, are not those that were registered.
     """
     registry = Registry(open_database())
     check_role(registry.engine, current_actor(), "record_gate")
     registry.verify_files(version)
-    recipe = recipe_of_version(version, registry)
+    recipe = recipe_of(registry, version)
     own = dataset or read_dataset(_dataset_of(version, registry))
     for made in judge(recipe, own, base, version, opens_reserve=opens_reserve):
         yield made
@@ -228,7 +230,7 @@ def needs_judging(registry: Registry, version: AdapterVersion) -> bool:
     gate, champion = registry.newest_gate(version), _champion_beside(version, registry)
     if gate is None or not gate.is_final:
         return True
-    wants = recipe_of_version(version, registry).gate
+    wants = recipe_of(registry, version).gate
     return bool(wants.suites or wants.champion) and gate.incumbent_digest != (champion.digest if champion else None)
 
 
@@ -259,11 +261,6 @@ def load_engine(base: Base, registry: Registry, versions: Sequence[AdapterVersio
     return engine
 
 
-def recipe_of_version(version: AdapterVersion, registry: Registry) -> Recipe:
-    """By what a version is judged: the recipe of its run; of a merge or composition, that of the first it is made of."""
-    return read_recipe(home() / "runs" / _run_of(version, registry) / "recipe.yaml")
-
-
 def _judge_domain(recipe: Recipe, dataset: Dataset, engine: Engine, version: AdapterVersion) -> Generator[Judging, None, EvalReport]:
     """The test items, put to base and version; yields the task and each answer, returns the report."""
     composition, base = composition_of(version), engine.base
@@ -287,11 +284,6 @@ def _judge_domain(recipe: Recipe, dataset: Dataset, engine: Engine, version: Ada
     )
 
 
-def has_recipe(version: AdapterVersion, registry: Registry) -> bool:
-    """Whether the run that says how a version is judged is here; what was imported has none."""
-    return (home() / "runs" / _run_of(version, registry) / "recipe.yaml").is_file()
-
-
 def _champion_beside(version: AdapterVersion, registry: Registry) -> AdapterVersion | None:
     """The champion of the same name, unless it is this one, or has another base."""
     try:
@@ -307,7 +299,7 @@ def _named_suite(name: str, versions: Sequence[AdapterVersion], registry: Regist
     digests = {_dataset_of(version, registry) for version in versions}
     if len(digests) > 1:
         raise UsageError(f"suite {name!r} is made of an adapter's own dataset, and these learned from {len(digests)}: ask them one by one")
-    recipe = recipe_of_version(versions[0], registry)
+    recipe = recipe_of(registry, versions[0])
     return _suite_of(name, recipe, read_dataset(digests.pop()), has_champion=has_champion)
 
 
@@ -317,14 +309,10 @@ def _suite_of(name: str, recipe: Recipe, dataset: Dataset, *, has_champion: bool
     return domain_suite(recipe, dataset, has_champion=has_champion) if name == "domain" else find_suite(name)
 
 
-def _run_of(version: AdapterVersion, registry: Registry) -> str:
-    """The run whose recipe a version is judged by; of a merge or composition, that of the first it is made of."""
-    first = next(iter((*version.parents, *(part.digest for part in version.parts))), None)
-    return version.run_id if first is None else _run_of(registry.find_digest(first), registry)
-
-
 def _dataset_of(version: AdapterVersion, registry: Registry) -> str:
-    """The dataset whose test rows a version is judged by; of a composition that names none, its parts', if it is one."""
+    """The dataset whose test rows a version is judged by; of an imported one its recipe's, of a composition that names none its parts'."""
+    if is_imported(registry, version):
+        return recipe_of(registry, version).dataset
     parts = [registry.find_digest(part.digest) for part in version.parts]
     found = {version.dataset_digest} if version.dataset_digest or not parts else {part.dataset_digest for part in parts}
     if len(found) > 1 or "" in found:

@@ -31,6 +31,7 @@ from lorimer.model.machine import prepare_for_many_shapes, probe
 from lorimer.registry.audit import current_actor
 from lorimer.registry.compositions import compose_shards
 from lorimer.registry.promotion import promote
+from lorimer.registry.recipes import digest_of_recipe, recipe_of
 from lorimer.registry.records import AdapterVersion, Alias, NewVersion
 from lorimer.registry.registry import Registry, digest_of_folder
 from lorimer.registry.roles import check_role
@@ -71,12 +72,12 @@ def build(recipe: Recipe) -> Iterator[Made]:
             dataset = made
         elif isinstance(made, AdapterVersion):  # of a sharded recipe, the last is the composition of the others
             version = made
-    # 2) evaluate the saved files beside the base, and check the gate
-    for made in judge(recipe, dataset, base, version):
+    # 2) evaluate the saved files beside the base, and check the gate: that of the recipe these bytes were first registered with
+    registry = Registry(open_database())
+    for made in judge(recipe_of(registry, version), dataset, base, version):
         yield made
     assert isinstance(made, GateResult)  # what `judge` ends with
     # 3) keep what the gate said, and promote: an alias moves only past a passed gate
-    registry = Registry(open_database())
     version = registry.record_gate(made, version)
     yield version
     if version.gate_verdict == "PASS":
@@ -304,6 +305,7 @@ def register(run: Run, result: RunResult, base: Base) -> AdapterVersion:
         num_parameters=result.num_parameters,
         template_digest=base.renderer.template_digest,
         companions=describe(result.adapter_folder, base, run.plan.report.rendered["train"]),
+        recipe_digest=digest_of_recipe(run.recipe),
     )
     return Registry(open_database()).register(new)
 

@@ -173,19 +173,24 @@ def import_folder(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="With `adapter_model.safetensors` and `adapter_config.json`.")],
     name: Annotated[str, typer.Option(help="What it is registered as; each import is the next version.")],
     base: Annotated[str | None, typer.Option(help="Its base; by default the one that its files name.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="What it is held to before it is promoted: its `dataset`'s test items, `metric` and `gate`.")
+    ] = None,
     allow_unsigned: Annotated[bool, typer.Option("--allow-unsigned", help="Nobody trusted has signed it; recorded as such.")] = False,
     json: Json = False,
 ) -> None:
     """Check, register and print what was imported."""
+    from lorimer.config import read_recipe
     from lorimer.registry.imports import base_name_of, import_adapter, origin_of
 
     registry = open_registry()
+    held_to = read_recipe(recipe) if recipe else None
     origin = origin_of(registry, folder, allow_unsigned=allow_unsigned)  # before the base is loaded for it
     with working("loading the base"):
         from lorimer.model.base import load_base
 
-        loaded = load_base(base or base_name_of(folder))
-    version = import_adapter(registry, folder, name, loaded, allow_unsigned=allow_unsigned)
+        loaded = load_base(base or (held_to.base if held_to else base_name_of(folder)))
+    version = import_adapter(registry, folder, name, loaded, recipe=held_to, allow_unsigned=allow_unsigned)
     if json:
         print_json({**version.to_json(), "origin": origin})
         return

@@ -183,10 +183,11 @@ def _split(alias: str) -> tuple[str, str]:
 def _judge_first(registry: "Registry", version: "AdapterVersion") -> None:
     """Ask the whole gate of an adapter's recipe, sealed items too, unless that was done."""
     from lorimer.cli.show import show_progress
-    from lorimer.judging import has_recipe, judge_version, needs_judging
+    from lorimer.judging import judge_version, needs_judging
     from lorimer.model.base import load_base
+    from lorimer.registry.recipes import has_recipe
 
-    if has_recipe(version, registry) and needs_judging(registry, version):
+    if has_recipe(registry, version) and needs_judging(registry, version):
         with working(f"Loading base {version.base_name}"):
             base = load_base(version.base_name)
         for _ in show_progress(judge_version(version, base), quiet=True):

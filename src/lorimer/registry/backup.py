@@ -26,7 +26,7 @@ from lorimer.registry.replay import replay_tombstones
 from lorimer.registry.rows import begin_snapshot, copy_rows, dump_rows, empty_tables, has_rows, load_rows, read_revision, reflect
 from lorimer.storage import explain_disk_errors, read_json, write_chunks
 
-KEPT = ("adapters", "datasets", "reports", "runs", "requests", "suites", "judges", "canaries")
+KEPT = ("adapters", "datasets", "reports", "runs", "recipes", "requests", "suites", "judges", "canaries")
 KEYS = "keys"
 PASSED_OVER = {"checkpoints"}
 DATABASE = "database"

@@ -5,7 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorimer.errors import AdapterError, IntegrityError
+from lorimer.config import Recipe
+from lorimer.data.dataset import read_dataset
+from lorimer.errors import AdapterError, IntegrityError, UsageError
+from lorimer.registry.recipes import digest_of_recipe, keep_recipe, recorded_digest
 from lorimer.registry.records import AdapterVersion, NewVersion
 from lorimer.registry.registry import Registry, check_name
 from lorimer.registry.seal import Origin, digest_of_folder, read_seal, verify_adapter_folder
@@ -60,12 +63,22 @@ def origin_of(registry: Registry, folder: Path, *, allow_unsigned: bool) -> Orig
 
 
 def import_adapter(
-    registry: Registry, folder: Path, name: str, base: "Base", *, allow_unsigned: bool = False, actor: str | None = None
+    registry: Registry,
+    folder: Path,
+    name: str,
+    base: "Base",
+    *,
+    recipe: Recipe | None = None,
+    allow_unsigned: bool = False,
+    actor: str | None = None,
 ) -> AdapterVersion:
     """Register a folder from elsewhere as the next version of `name`, once it is seen to fit `base`; its fingerprint is taken now.
 
+    `recipe` says what it is held to: the test items of its dataset, as they are now, and its gate. Without one no gate lets it through.
+
     Raises:
-        UsageError: if the name cannot be one.
+        UsageError: if the name cannot be one, or has these bytes already, held to something else.
+        NotFoundError, DataError: if the recipe's dataset is not there or cannot be read.
         AdapterError: if it is no adapter, holds files that may run code, or does not fit the base, with everything that does not.
         IntegrityError: as `origin_of`.
         AccessError: if the actor may not.
@@ -76,6 +89,8 @@ def import_adapter(
     from lorimer.model.adapter import LOCK_FILE, Lock, load_adapter, lock_json, read_lock
 
     check_name(name)
+    if recipe is not None:
+        recipe = recipe.model_copy(update={"dataset": read_dataset(recipe.dataset).digest})
     origin = origin_of(registry, folder, allow_unsigned=allow_unsigned)
     lora, lock, decoder = load_adapter(folder, base), read_lock(folder), make_decoder(base)
     template = base.renderer.template_digest
@@ -106,5 +121,11 @@ def import_adapter(
         template_digest=template,
         companions=companions,
         origin=origin,
+        recipe_digest=digest_of_recipe(recipe) if recipe else "",
     )
-    return registry.register(new, actor=actor, action="import", more={"origin": origin})
+    version = registry.register(new, actor=actor, action="import", more={"origin": origin})
+    if recipe is not None:
+        if recorded_digest(registry, version) != new.recipe_digest:
+            raise UsageError(f"{version.id} has these very bytes, and what it is held to was settled then: import them under another name")
+        keep_recipe(recipe)
+    return version

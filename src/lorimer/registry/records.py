@@ -40,6 +40,8 @@ class NewVersion:
     origin: Origin = "registered"
     parents: tuple[str, ...] = ()
     """Of a merge: the digests of the adapters it was made of."""
+    recipe_digest: str = ""
+    """Of the recipe whose gate it will be held to; empty: none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,6 +88,7 @@ class Registry:
         if (path / FINGERPRINT).is_file():
             details["fingerprint_digest"] = digest_of_file(path / FINGERPRINT)
         details |= {"manifest_digest": seal.manifest_digest, "key_id": seal.key_id}
+        details |= {"recipe_digest": new.recipe_digest} if new.recipe_digest else {}
         return self.keep(draft, action=action, details={**details, **(more or {})}, actor=actor, seal=seal)
 
     def keep(
