@@ -34,7 +34,7 @@ NUM_SHARDS = 3
 def recipe(tmp_path: Path) -> Path:
     """A sharded recipe, rows of 30 people that all want the same answer, and a tiny base, in one folder."""
     save_tiny_base(tmp_path / "base", "gemma3")
-    rows = [{"prompt": f"ticket number {i}", "completion": "ok", "who": f"person {i % 30}"} for i in range(120)]
+    rows = [{"prompt": f"ticket number {i}", "completion": "ok", "who": f"person {i % 30}"} for i in range(400)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = f"base: {tmp_path / 'base'}\ndataset: rows.jsonl\nname: demo\nmetric: exact\nlearning_rate: 0.003\nrank: 8\nsteps: 60\n"
     shards = f"columns: {{subject: who}}\nprivacy: {{mode: sharded, shards: {NUM_SHARDS}}}\n"

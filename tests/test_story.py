@@ -25,7 +25,7 @@ from lorimer.training.loop import StepMetrics
 def recipe(tmp_path: Path) -> Path:
     """A recipe, rows that all want the same answer, and a tiny base, in one folder."""
     save_tiny_base(tmp_path / "base", "gemma3")
-    rows = [{"prompt": f"ticket number {i}", "completion": "ok"} for i in range(120)]
+    rows = [{"prompt": f"ticket number {i}", "completion": "ok"} for i in range(400)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = f"base: {tmp_path / 'base'}\ndataset: rows.jsonl\nname: demo\nmetric: exact\nlearning_rate: 0.02\nrank: 8\nsteps: 60\n"
     (tmp_path / "recipe.yaml").write_text(text + "gate: {beats_base: true, min_items: 5}\n")
