@@ -34,6 +34,7 @@ from lorimer.registry.records import AdapterVersion
 from lorimer.registry.registry import Registry
 from lorimer.registry.trust import trusted
 
+NUM_ROWS = 400
 WHO = "customer-17"
 SECRET = 'zebra\'s "café" &'
 """In every row of theirs, spelled differently in each kind of file."""
@@ -71,7 +72,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_rows(path: Path) -> None:
     rows = [
         {"prompt": f"ticket number {i}" + (f" of {SECRET} {i}" if i % 9 == 0 else ""), "completion": "ok", "customer": who(i)}
-        for i in range(120)
+        for i in range(NUM_ROWS)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -125,7 +126,7 @@ def check_erased(registry: Registry, home: Path) -> None:
     """All that has to be so at the end, however it was reached."""
     assert grep(home) == []
     new = read_dataset("tickets")
-    assert len(new.train + new.validation + new.test) == 120 - 14
+    assert len(new.train + new.validation + new.test) == NUM_ROWS - len(range(0, NUM_ROWS, 9))
     first, second = registry.history("demo")[::-1]
     assert (first.erasure is not None, second.erasure) == (True, None)
     assert not first.path.exists()
@@ -163,7 +164,7 @@ def test_nothing_is_left_and_what_is_retrained_is_exact(registry: Registry, home
     said = read_receipt(done.receipt, trusted(registry.engine))
     assert said["datasets"] == [{"old_root": old.digest, "new_root": new.digest}]
     assert said["adapters_retrained"][0]["digest"] == again.digest
-    assert (said["num_records"], said["verification"]["removed"]["request_lines"]) == (14, 3)
+    assert (said["num_records"], said["verification"]["removed"]["request_lines"]) == (NUM_ROWS // 9 + 1, 3)
     assert said["verification"]["search"]["num_texts"] == 14
     assert key is not None
     assert WHO not in json.dumps(rows_of(registry), default=str)
@@ -186,7 +187,7 @@ def test_a_restored_backup_is_erased_again(registry: Registry, home: Path, made:
     registry.engine.dispose()
     restore(made / "before.tar", replace=True)
     assert grep(home) == []
-    assert len(read_dataset("tickets").train) < 120
+    assert len(read_dataset("tickets").train) < NUM_ROWS
     (version,) = registry.history("demo")
     assert version.erasure is not None
     assert not version.path.exists()
