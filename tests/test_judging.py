@@ -109,6 +109,23 @@ def test_adapters_are_asked_in_one_pass_and_each_is_what_it_is_alone(registry: R
         assert [item.candidate.answer for item in mine.items] == [item.candidate.answer for item in theirs.items]
 
 
+def test_a_pass_by_another_recipe_promotes_nothing(registry: Registry, made: Path, home: Path) -> None:
+    """The same bytes under another name, with a weaker gate, leave a result that is not this one's."""
+    version = registry.find("demo@v1")
+    base = load_base(version.base_name)
+    *_, weak = judge_version(version, base)
+    assert isinstance(weak, GateResult)
+    assert (weak.verdict, needs_judging(registry, version)) == ("PASS", False)
+    want(registry, version, home, made, suites=[str(made / "desk.yaml")])
+    assert needs_judging(registry, version)
+    with pytest.raises(GateFailedError, match=f"by another recipe \\({weak.recipe_digest[:12]}\\)"):
+        promote(registry, version)
+    *_, own = judge_version(version, base)
+    assert isinstance(own, GateResult)
+    assert own.recipe_digest != weak.recipe_digest
+    assert promote(registry, version).version == version.version
+
+
 def test_a_gate_with_suites_is_whole_or_none(registry: Registry, made: Path, home: Path) -> None:
     version = registry.find("demo@v1")
     want(registry, version, home, made, suites=[str(made / "desk.yaml")])

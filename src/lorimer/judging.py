@@ -35,7 +35,7 @@ from lorimer.model.base import Base
 from lorimer.registry.attempts import count_attempt
 from lorimer.registry.audit import current_actor
 from lorimer.registry.compositions import composition_of
-from lorimer.registry.recipes import is_imported, recipe_of
+from lorimer.registry.recipes import digest_of_recipe, is_imported, recipe_of
 from lorimer.registry.records import AdapterVersion
 from lorimer.registry.registry import CHAMPION, Registry
 from lorimer.registry.roles import check_role
@@ -80,6 +80,7 @@ def judge(recipe: Recipe, dataset: Dataset, base: Base, version: AdapterVersion,
     if findings:
         incumbent = champion.digest if champion else None
         result = with_suites(result, [(finding.suite, finding.checks) for finding in findings], incumbent_digest=incumbent)
+    result = replace(result, recipe_digest=digest_of_recipe(recipe))
     write_report(report, result, report_folder(report.digest))
     yield report
     yield result
@@ -226,11 +227,17 @@ def gate_of_findings(findings: Sequence[SuiteFinding]) -> GateResult:
 
 
 def needs_judging(registry: Registry, version: AdapterVersion) -> bool:
-    """Whether a version's newest gate result is none to promote it by: there is none, sealed items are left, or another is champion now."""
+    """Whether a version's newest gate result is none to promote it by.
+
+    There is none, sealed items are left, it is of another recipe's gate, or another version is champion now.
+    """
     gate, champion = registry.newest_gate(version), _champion_beside(version, registry)
     if gate is None or not gate.is_final:
         return True
-    wants = recipe_of(registry, version).gate
+    recipe = recipe_of(registry, version)
+    if gate.recipe_digest != digest_of_recipe(recipe):
+        return True
+    wants = recipe.gate
     return bool(wants.suites or wants.champion) and gate.incumbent_digest != (champion.digest if champion else None)
 
 

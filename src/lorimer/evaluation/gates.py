@@ -65,6 +65,8 @@ class GateResult:
     suites: tuple[JudgedSuite, ...] = ()
     incumbent_digest: str | None = None
     """The champion it was held against, where suites ask for one."""
+    recipe_digest: str = ""
+    """SHA-256 of the recipe whose gate this is: a result of another recipe's gate promotes nothing."""
 
     @property
     def is_final(self) -> bool:

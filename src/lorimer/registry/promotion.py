@@ -11,6 +11,7 @@ from lorimer.errors import AwaitingApprovalError, GateFailedError, InconclusiveE
 from lorimer.evaluation.gates import gate_from_json
 from lorimer.registry import approvals
 from lorimer.registry.audit import current_actor, now, record
+from lorimer.registry.recipes import first_of, recorded_digest
 from lorimer.registry.records import AdapterVersion, Alias, AliasAction, AliasMove, PromotionRequest
 from lorimer.registry.registry import CHAMPION, NAME_PATTERN, Registry
 from lorimer.registry.roles import require_role
@@ -41,13 +42,13 @@ def promote(
     """
     check_alias(alias)
     registry.verify_files(version)
-    actor = actor or current_actor()
+    actor, recipe_digest = actor or current_actor(), recorded_digest(registry, first_of(registry, version))
     with begin_write(registry.engine) as connection:
         wait_turn(connection, version.name)
         gate = read_gate(connection, version)
         overrides = overrides_gate and (gate is None or gate["verdict"] != "PASS")
         if not overrides:
-            require_pass(version, gate)
+            require_pass(version, gate, recipe_digest)
         elif not reason.strip():
             raise UsageError("a gate is overridden with a reason alone: say why with `--reason`; it stays in the audit chain")
         before = read_alias(connection, version.name, alias)
@@ -190,8 +191,8 @@ def read_gate(connection: Connection, version: AdapterVersion) -> RowMapping | N
     return connection.execute(query.order_by(gates.id.desc()).limit(1)).mappings().first()
 
 
-def require_pass(version: AdapterVersion, gate: RowMapping | None) -> None:
-    """See that a gate has let a version through.
+def require_pass(version: AdapterVersion, gate: RowMapping | None, recipe_digest: str) -> None:
+    """See that the gate of the recipe a version was registered with has let it through.
 
     Raises:
         GateFailedError, InconclusiveError: if not.
@@ -202,7 +203,13 @@ def require_pass(version: AdapterVersion, gate: RowMapping | None) -> None:
         sentence = gate_from_json(gate["document"]).sentence
         error = InconclusiveError if gate["verdict"] == "INCONCLUSIVE" else GateFailedError
         raise error(f"{version.id} cannot be promoted, its gate says {gate['verdict']}: {sentence}")
-    if not gate_from_json(gate["document"]).is_final:
+    result = gate_from_json(gate["document"])
+    if result.recipe_digest != recipe_digest:
+        raise GateFailedError(
+            f"the newest gate result of {version.id} is by another recipe ({result.recipe_digest[:12] or 'none'}) than the one it was "
+            f"registered with ({recipe_digest[:12] or 'none'}): `lorimer evaluate {version.id}` asks its own"
+        )
+    if not result.is_final:
         raise GateFailedError(f"{version.id} was judged without the sealed items: `lorimer adapters promote {version.id}` asks them too")
 
 
