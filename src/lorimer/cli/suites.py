@@ -62,21 +62,39 @@ def power(
     discordance: Annotated[float, typer.Option(min=0.001, max=1, help="Share of items where only one of two adapters is right.")] = 0.1,
     json: Json = False,
 ) -> None:
-    """Print, for each task, how often an equal adapter passes, and how many items 80% of the time takes."""
+    """Print, for each task, how often an equal adapter passes, which margin it would pass 80% of the time, and how many items that takes."""
     from lorimer.evaluation.foresight import foresee
     from lorimer.evaluation.suite import find_suite
 
     found = foresee(find_suite(name), discordance)
     if json:
-        print_json({"suite": name, "discordance": discordance, "tasks": [own.to_json() for own in found.tasks], "all_pass": found.all_pass})
+        together = {"all_pass": found.all_pass, "all_pass_open": found.all_pass_open}
+        print_json({"suite": name, "discordance": discordance, "tasks": [own.to_json() for own in found.tasks], **together})
         return
-    rows = [(own.task, own.num_items, own.asks, _share(own.passes), own.needed or "") for own in found.tasks]
-    print_table(("task", "items", "rule", "an equal adapter passes", "items for 80%"), rows)
-    console.print(f"All tasks pass together, were they independent: {_share(found.all_pass)}", highlight=False)
+    rows = [
+        (
+            own.task,
+            f"{own.num_open} / {own.num_items}",
+            own.asks,
+            _open_and_all(own.passes_open, own.passes),
+            _open_and_all(own.shows_open, own.shows) if own.shows is not None else "",
+            own.needed or "",
+        )
+        for own in found.tasks
+    ]
+    console.print("Open items, which `lorimer evaluate` asks / all, which promotions ask", highlight=False)
+    print_table(("task", "items", "rule", "an equal adapter passes", "80% at a margin of", "items for 80%"), rows)
+    console.print(
+        f"All tasks pass together, were they independent: {_open_and_all(found.all_pass_open, found.all_pass)}", highlight=False
+    )
+
+
+def _open_and_all(opened: float | None, whole: float | None) -> str:
+    return "depends on the scores" if whole is None else f"{_share(opened)} / {_share(whole)}"
 
 
 def _share(value: float | None) -> str:
-    return "depends on the scores" if value is None else f"{value:.0%}"
+    return "none" if value is None else f"{value:.0%}"
 
 
 @app.command(
