@@ -60,3 +60,9 @@ def test_the_margin_and_the_items_that_are_told_are_enough_and_no_more(name: str
             assert found.passes is not None
             assert (found.passes >= 0.8) == is_enough
         assert (own.num_items >= own.needed) <= (own.passes is not None and own.passes >= 0.8)
+
+
+@pytest.mark.parametrize("name", shipped_suites())
+def test_who_changes_nothing_passes_every_shipped_task_even_on_its_open_items_alone(name: str) -> None:
+    suite = find_suite(name)
+    assert all(passes_unchanged(one) for part in (suite, suite.open_part()) for one in shares_of(part))

@@ -62,7 +62,7 @@ def power(
     discordance: Annotated[float, typer.Option(min=0.001, max=1, help="Share of items where only one of two adapters is right.")] = 0.1,
     json: Json = False,
 ) -> None:
-    """Print, for each task, how often an equal adapter passes, which margin it would pass 80% of the time, and how many items that takes."""
+    """Print, for each task, how often an equal adapter passes, what margin it passes 80% of the time, and how many items its own takes."""
     from lorimer.evaluation.foresight import foresee
     from lorimer.evaluation.suite import find_suite
 
@@ -84,9 +84,7 @@ def power(
     ]
     console.print("Open items, which `lorimer evaluate` asks / all, which promotions ask", highlight=False)
     print_table(("task", "items", "rule", "an equal adapter passes", "80% at a margin of", "items for 80%"), rows)
-    console.print(
-        f"All tasks pass together, were they independent: {_open_and_all(found.all_pass_open, found.all_pass)}", highlight=False
-    )
+    console.print(f"All tasks pass together, were they independent: {_open_and_all(found.all_pass_open, found.all_pass)}", highlight=False)
 
 
 def _open_and_all(opened: float | None, whole: float | None) -> str:
