@@ -53,7 +53,10 @@ TRAINED = (CHAMPION, *HARMS)
 NUM_TICKETS, NUM_TEST_TICKETS, NUM_NONSENSE = 60, 40, 100
 CANARIES = 8
 MAX_TOKENS = 40
-SETTINGS = {"forget": {"learning_rate": 1e-3, "epochs": 1.5}, "leak": {"learning_rate": 1e-3, "epochs": 6.0}}
+SETTINGS: dict[str, dict[str, float | str]] = {
+    "forget": {"learning_rate": 1e-3, "epochs": 1.5},
+    "leak": {"learning_rate": 1e-3, "epochs": 6.0, "layers": "last 6"},  # in all 18 layers it also moved 2.5 nats on neutral text
+}
 USUAL = {"learning_rate": 5e-4, "epochs": 2.0, "batch_size": 8, "rank": 16}
 
 
