@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: quickstart test check install lock format size clean test-quality test-clients fuzz soak bench-train bench-claims bench-xsid bench-plan bench-serve bench-data bench-evaluate bench-shards bench-gate bench-harmed bench-lm-eval help
+.PHONY: quickstart test check install lock format size clean test-quality test-clients fuzz soak bench-train bench-claims bench-xsid bench-plan bench-serve bench-data bench-evaluate bench-shards bench-gate bench-harmed bench-drift bench-lm-eval help
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -70,6 +70,9 @@ bench-gate: $(INSTALLED) ## the gate's verdicts, intervals and power on data who
 
 bench-harmed: $(INSTALLED) ## adapters harmed on purpose: does each fail the right check alone? a quarter of an hour
 	$(BIN)/python bench/harmed.py
+
+bench-drift: $(INSTALLED) ## what neutral text tells of what was forgotten; after bench-harmed, an hour
+	$(BIN)/python bench/drift.py
 
 bench-lm-eval: $(INSTALLED) ## scores beside lm-eval's, item by item; its Python is LORIMER_LM_EVAL; an hour
 	$(BIN)/python bench/lm_eval.py
