@@ -12,6 +12,7 @@ import yaml
 from lorimer.evaluation.items import read_items
 from lorimer.evaluation.scorers.abstention import find_abstention
 from lorimer.evaluation.scorers.fidelity import abstains, finds_answer, grounded
+from lorimer.evaluation.scorers.instruction_kinds import KINDS
 from lorimer.evaluation.suite import SHIPPED, find_suite
 from lorimer.evaluation.task import Sample
 from lorimer.storage import digest_of
@@ -83,6 +84,8 @@ def test_the_neutral_text_is_frozen() -> None:
 def test_the_instructions_have_arguments_each() -> None:
     for sample in (*named("instructions"), *named("adherence")):
         assert len(sample.spec["instruction_id_list"]) == len(sample.spec["kwargs"]) > 0
+        for name, told in zip(sample.spec["instruction_id_list"], sample.spec["kwargs"], strict=True):
+            assert KINDS[name].problems(told) == [], sample.id
 
 
 def test_the_context_bears_out_its_own_facts() -> None:
@@ -95,7 +98,7 @@ def test_the_context_bears_out_its_own_facts() -> None:
 
 def test_whoever_always_abstains_loses_as_much_as_they_win() -> None:
     can, cannot = named("answers"), named("abstains")
-    assert len(can) == len(cannot) == 50
+    assert len(can) == len(cannot) == 74
     assert Counter(sample.group for sample in can) == Counter(sample.group for sample in cannot)
     for sample in can:
         assert finds_answer(sample.target, sample).value == 1.0, sample.id
