@@ -6,10 +6,9 @@ the home folder, where it was given at its import.
 
 from pathlib import Path
 
-from lorimer.config import Recipe, home, parse_recipe, read_recipe, recipe_yaml
+from lorimer.config import Recipe, home, read_recipe, recipe_yaml
 from lorimer.errors import IntegrityError, UsageError
 from lorimer.registry.audit import read_audit
-from lorimer.registry.lock import read_trained_lock
 from lorimer.registry.records import AdapterVersion
 from lorimer.registry.registry import Registry
 from lorimer.storage import digest_of, write_text
@@ -78,9 +77,6 @@ def _recorded(registry: Registry, version: AdapterVersion) -> tuple[Path | None,
     digest = str(entries[-1].details.get("recipe_digest", "")) if entries else ""
     if entries and entries[-1].action == "import":
         return (_kept_path(digest), digest) if digest else (None, "")
-    if not digest:  # an older version of this program registered it: the sealed lock has the recipe
-        given = read_trained_lock(version.path).get("recipe", {}).get("given")
-        digest = digest_of_recipe(parse_recipe(given, str(version.path / "adapter.lock.json"))) if given else ""
     return (home() / "runs" / version.run_id / "recipe.yaml" if version.run_id else None), digest
 
 
