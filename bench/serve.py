@@ -37,6 +37,7 @@ from lorimer.storage import copy_checked
 
 NUM_ADAPTERS, NUM_HOT, NUM_REGISTERED = 8, 64, 1000
 RANK, TOKENS = 16, 64
+WARM_REQUESTS = 16  # of every system, not measured: memory is touched and threads are there
 VLLM = os.environ.get("LORIMER_VLLM", "")
 LLAMA = os.environ.get("LORIMER_LLAMA", "")
 START_SECONDS = 300
@@ -215,8 +216,9 @@ def load(url: str, models: Sequence[str], concurrency: int, *options: str, reque
 
 
 def measure(system: str, url: str, groups: Sequence[str], *, is_thousand: bool = False) -> list[Row]:
-    """The cases of one running server."""
+    """The cases of one running server, which has answered some requests before."""
     rows = []
+    load(url, ["base"], 8, requests=WARM_REQUESTS)
     for name, case in CASES.items():
         if case.group not in groups or system not in case.systems or (case.group == "thousand") != is_thousand:
             continue
