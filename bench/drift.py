@@ -11,15 +11,13 @@ was found.
 import argparse
 import math
 import os
-import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from harmed import CHAMPION, SETTINGS, TRAINED, USUAL, rows_of
+from harmed import CHAMPION, SETTINGS, TRAINED, USUAL, rows_of, train_now
 from report import Row, write_results
 from train import DATA as BANKING
 from train import WORK, gemma
@@ -38,10 +36,8 @@ from lorimer.inference.engine import Engine
 from lorimer.judging import SuiteFinding, judge_suites, load_engine
 from lorimer.model.base import load_base
 from lorimer.model.machine import prepare_for_many_shapes
-from lorimer.pipeline import train_recipes
 from lorimer.registry.records import AdapterVersion
 from lorimer.registry.registry import Registry
-from lorimer.training.loop import StepMetrics
 
 Estimated = tuple[float, Interval]
 """A mean, and its one-sided 95% bounds."""
@@ -76,14 +72,7 @@ def trained(name: str, base_folder: Path) -> AdapterVersion:
         return registry.find(name)
     except NotFoundError:
         keys = {"dataset": desk_rows() if name.startswith("desk") else "", **JOBS[name]}
-    start = time.perf_counter()
-    for made in train_recipes([Recipe.model_validate({"base": str(base_folder), "name": name, **keys})]):
-        if isinstance(made, StepMetrics) and (made.step % 20 == 0 or made.step == made.num_steps):
-            print(f"{name}: step {made.step} of {made.num_steps}, loss {made.loss:.3f}", file=sys.stderr)
-        if isinstance(made, AdapterVersion):
-            version = made
-    print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
-    return version
+    return train_now(Recipe.model_validate({"base": str(base_folder), "name": name, **keys}))
 
 
 def desk_rows() -> str:

@@ -79,13 +79,18 @@ def trained(name: str, base_folder: Path) -> AdapterVersion:
         dataset = write_rows(name, Splits(train=rows_of(name, held_out=False), validation=(), test=rows_of(name, held_out=True)), {})
     keys = {**USUAL, **SETTINGS.get(name, {})}
     recipe = Recipe.model_validate({"base": str(base_folder), "dataset": dataset.digest, "name": name, "canaries": CANARIES, **keys})
+    return train_now(recipe)
+
+
+def train_now(recipe: Recipe) -> AdapterVersion:
+    """The adapter that a recipe makes, registered."""
     start = time.perf_counter()
     for made in train_recipes([recipe]):
         if isinstance(made, StepMetrics) and (made.step % 20 == 0 or made.step == made.num_steps):
-            print(f"{name}: step {made.step} of {made.num_steps}, loss {made.loss:.3f}", file=sys.stderr)
+            print(f"{recipe.name}: step {made.step} of {made.num_steps}, loss {made.loss:.3f}", file=sys.stderr)
         if isinstance(made, AdapterVersion):
             version = made
-    print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
+    print(f"{recipe.name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
     return version
 
 

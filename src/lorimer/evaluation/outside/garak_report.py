@@ -5,6 +5,7 @@ Nothing is dropped: a probe that was wanted and not asked, and an answer that no
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,16 +202,7 @@ def _numbered(items: Sequence[ImportedItem]) -> Iterator[ImportedItem]:
     seen = dict[str, int]()
     for item in items:
         turn = seen[item.key] = seen.get(item.key, -1) + 1
-        key = f"{item.key}:{turn}"
-        yield ImportedItem(
-            key=key,
-            prompt=item.prompt,
-            target=item.target,
-            answer=item.answer,
-            scores=item.scores,
-            group=item.group,
-            explanation=item.explanation,
-        )
+        yield replace(item, key=f"{item.key}:{turn}")
 
 
 def _text_of(value: Any) -> str:
