@@ -48,6 +48,7 @@ POINTS = [("after a state", number) for number in range(6)] + [(name, 0) for nam
 
 def crash_in_erasure(environment: dict[str, str], point: str, number: int) -> None:
     """Carry out the one erasure there is, and end as if the power went at a point."""
+    os.environ.clear()  # the server that children fork from has the environment of whichever test started it
     os.environ.update(environment)
     torch.set_num_threads(1)
     module, name = CRASHES[point]
@@ -74,6 +75,7 @@ def make_dataset(name: str, folder: Path, word: str) -> Dataset:
 
 def work_in_home(environment: dict[str, str], home: Path, name: str, barrier: Barrier, source: Path) -> None:
     """A home's process: makes an adapter and a dataset, then wants those of all."""
+    os.environ.clear()
     os.environ.update(environment, LORIMER_HOME=str(home))
     registry = Registry(open_database())
     digests = {"base_digest": "b" * 64, "dataset_digest": "d" * 64, "template_digest": "t" * 64}
