@@ -21,12 +21,16 @@ from lorimer.registry.records import AdapterVersion, Alias
 from lorimer.training.loop import StepMetrics
 
 
+def write_rows(folder: Path, num_rows: int) -> None:
+    rows = [{"prompt": f"ticket number {i}", "completion": "ok"} for i in range(num_rows)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     """A recipe, rows that all want the same answer, and a tiny base, in one folder."""
     save_tiny_base(tmp_path / "base", "gemma3")
-    rows = [{"prompt": f"ticket number {i}", "completion": "ok"} for i in range(400)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(tmp_path, 400)
     text = f"base: {tmp_path / 'base'}\ndataset: rows.jsonl\nname: demo\nmetric: exact\nlearning_rate: 0.02\nrank: 8\nsteps: 60\n"
     (tmp_path / "recipe.yaml").write_text(text + "gate: {beats_base: true, min_items: 5}\n")
     return tmp_path / "recipe.yaml"
@@ -82,11 +86,12 @@ def test_served_answers_are_the_evaluated_ones(recipe: Path) -> None:
 
     from lorimer.serving.server import background_server, open_app
 
+    write_rows(recipe.parent, 120)  # in more the random base has a tie of one bfloat16 step, which batches of other sizes round otherwise
     made = list(build(read_recipe(recipe)))
     version = next(thing for thing in made if isinstance(thing, AdapterVersion))
     report = next(thing for thing in made if isinstance(thing, EvalReport))
     with background_server(open_app(load_base(version.base_name))) as url, OpenAI(base_url=f"{url}/v1", api_key="none") as client:
-        for item in report.items[:12]:  # in hundreds the random base has ties, which batches of other sizes round otherwise
+        for item in report.items:
             for model, evaluated in ((version.id, item.adapter_answer), ("base", item.base_answer)):
                 messages = [{"role": "user", "content": item.prompt}]
                 reply = client.chat.completions.create(model=model, messages=messages, temperature=0, max_tokens=11)  # target, <bos>, 8

@@ -29,6 +29,9 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
         (["keys", "create"], "--tenant"),
         (["serve", "--host", "0.0.0.0"], "lorimer keys create"),
         (["init", "--use-case", "magic"], "magic"),
+        (["suites", "run", "helm", "m", "--tasks", "t", "--output", "o"], "helm"),
+        (["suites", "run", "lm-eval", "m", "--tasks", "t", "--output", "o", "--seconds", "5"], "--seconds is for garak"),
+        (["suites", "run", "garak", "m", "--tasks", "t", "--output", "o", "--base", "b"], "--base is for lm-eval"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -130,34 +130,42 @@ def run(
     tasks: Annotated[str, typer.Option(help="Tasks of lm-eval or probes of garak, with commas between.")],
     output: Annotated[Path, typer.Option(help="A folder for the results; `lorimer suites compare` reads it.")],
     url: Annotated[str, typer.Option(help="The server.")] = "http://127.0.0.1:8000",
-    base: Annotated[str, typer.Option(help="With lm-eval: the base, whose tokenizer it needs.")] = "gemma3-270m",
+    base: Annotated[str | None, typer.Option(help="With lm-eval: the base, whose tokenizer it needs.", show_default="gemma3-270m")] = None,
     limit: Annotated[
         int | None,
         typer.Option(
             min=1, help="So many items of each task: with lm-eval the first; with garak some of each probe's prompts, 256 by default."
         ),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="With garak: the longest answer.")] = 150,
-    seconds: Annotated[float, typer.Option(min=1, help="With garak: how long each probe may take; then none of it is scored.")] = 600,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="With garak: the longest answer.", show_default="150")] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=1, help="With garak: how long each probe may take; then none of it is scored.", show_default="600"),
+    ] = None,
     key_env: Annotated[str | None, typer.Option(help="The environment variable that holds the server's key.")] = None,
 ) -> None:
     """Run tasks to their end and print what each found."""
     import os
 
-    from lorimer.evaluation.outside.garak import NUM_PROMPTS, run_garak
+    from lorimer.evaluation.outside.garak import MAX_TOKENS, NUM_PROMPTS, PROBE_SECONDS, run_garak
     from lorimer.evaluation.outside.lm_eval import run_lm_eval, served_model
     from lorimer.model.base import find_base
 
+    if harness not in ("lm-eval", "garak"):
+        raise UsageError(f"{harness!r} is no harness that is run from here: lm-eval, garak")
+    given = (("--base", base, "lm-eval"), ("--max-tokens", max_tokens, "garak"), ("--seconds", seconds, "garak"))
+    if foreign := [f"{flag} is for {owner}" for flag, value, owner in given if value is not None and owner != harness]:
+        raise UsageError(f"{harness} takes no such option: {', '.join(foreign)}; leave it out")
     if key_env is not None and not os.environ.get(key_env):
         raise UsageError(f"the variable {key_env!r} is not set: put the server's key into it")
     key, names = os.environ[key_env] if key_env else "none", [name.strip() for name in tasks.split(",") if name.strip()]
     with working(f"{harness} asks {model}"):
         if harness == "lm-eval":
-            found = run_lm_eval(served_model(url, model, find_base(base)), names, output, limit=limit, key=key)
-        elif harness == "garak":
-            found = run_garak(
-                url, model, names, output, key=key, max_tokens=max_tokens, limit=limit or NUM_PROMPTS, seconds_a_probe=seconds
-            )
+            asked = served_model(url, model, find_base(base or "gemma3-270m"))
+            found = run_lm_eval(asked, names, output, limit=limit, key=key)
         else:
-            raise UsageError(f"{harness!r} is no harness that is run from here: lm-eval, garak")
+            found = run_garak(
+                url, model, names, output, key=key,
+                max_tokens=max_tokens or MAX_TOKENS, limit=limit or NUM_PROMPTS, seconds_a_probe=seconds or PROBE_SECONDS,
+            )  # fmt: skip
     print_table(("task", "items", "metrics"), [(task.name, len(task.items), ", ".join(task.metrics)) for task in found])

@@ -199,11 +199,10 @@ def require_pass(version: AdapterVersion, gate: RowMapping | None, recipe_digest
     """
     if gate is None:
         raise GateFailedError(f"{version.id} has met no gate: evaluate it with `lorimer evaluate {version.id}` before it is promoted")
-    if gate["verdict"] != "PASS":
-        sentence = gate_from_json(gate["document"]).sentence
-        error = InconclusiveError if gate["verdict"] == "INCONCLUSIVE" else GateFailedError
-        raise error(f"{version.id} cannot be promoted, its gate says {gate['verdict']}: {sentence}")
     result = gate_from_json(gate["document"])
+    if gate["verdict"] != "PASS":
+        error = InconclusiveError if gate["verdict"] == "INCONCLUSIVE" else GateFailedError
+        raise error(f"{version.id} cannot be promoted, its gate says {gate['verdict']}: {result.sentence}")
     if result.recipe_digest != recipe_digest:
         raise GateFailedError(
             f"the newest gate result of {version.id} is by another recipe ({result.recipe_digest[:12] or 'none'}) than the one it was "

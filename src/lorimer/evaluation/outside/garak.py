@@ -21,6 +21,7 @@ PACKAGE = "garak==0.17.1 torch==2.13.0 'litellm<1.106'"
 PROBE_SECONDS = 600.0
 NUM_PROMPTS = 256
 """garak's own cap."""
+MAX_TOKENS = 150
 
 
 def run_garak(
@@ -31,7 +32,7 @@ def run_garak(
     *,
     key: str = "none",
     num_answers: int = 1,
-    max_tokens: int = 150,
+    max_tokens: int = MAX_TOKENS,
     seed: int = 1,
     limit: int = NUM_PROMPTS,
     num_at_once: int = 4,

@@ -18,7 +18,7 @@ from lorimer.evaluation.task import Kind
 from lorimer.storage import digest_of
 
 VARIABLE = "LORIMER_LM_EVAL"
-PACKAGE = "'lm-eval[api]==0.4.13' transformers"
+PACKAGE = "'lm-eval[api]==0.4.13' torch==2.13.0 transformers"
 SAMPLES, RESULTS = "samples_", "results_"
 HASHES = ("doc_hash", "prompt_hash", "target_hash")
 KINDS: Mapping[str, Kind] = {
